@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test slow app bench lint clean
+
+# The environment makes itself, and again whenever the pins change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(RUN)/python -m benchmarks.demo
+
+test: $(STAMP)
+	$(RUN)/python tests/browser.py
+	$(RUN)/pytest -m "not slow"
+
+slow: $(STAMP)
+	$(RUN)/pytest -m slow
+
+app: $(STAMP)
+	$(RUN)/metazoo app --zoo demo/zoo
+
+bench: $(STAMP)
+	for script in benchmarks/[a-z]*.py; do $(RUN)/python $$script || exit 1; done
+
+lint: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,1 @@
+"""Functions from models or populations to result objects with plots."""

@@ -1,0 +1,1 @@
+"""From any torch module to its program, symmetry group and parameter graph."""

@@ -1,0 +1,1 @@
+"""Networks whose inputs are the weights of other networks."""

@@ -1,0 +1,1 @@
+"""The ground floor: families, tasks, population training and the zoo store."""

@@ -1,0 +1,61 @@
+"""How commands print: one Rich console, one table or one JSON document."""
+
+import json as json_module
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+console = rich.console.Console()
+errors = rich.console.Console(stderr=True)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NumPy and torch scalars and arrays become Python's own, NaN becomes null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output, uncoloured and unwrapped."""
+    print(json_module.dumps(plain(value), indent=2))
+
+
+def shown(value: Any) -> str:
+    """A value in a table cell: floats with four significant digits, sequences joined by commas, None as a dash."""
+    value = plain(value)
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    return str(value)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, json: bool = False) -> None:
+    """Print rows of equal keys as a table, or as a JSON list.
+
+    Args:
+        rows: one mapping a row; the first row's keys are the columns.
+        title: printed above the table.
+        json: print JSON instead, for scripts.
+    """
+    if json:
+        print_json(list(rows))
+        return
+    table = rich.table.Table(title=title, title_justify="left", header_style="bold")
+    for column in rows[0] if rows else ():
+        numeric = all(isinstance(plain(row[column]), int | float | None) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(shown(value) for value in row.values()))
+    console.print(table if rows else f"{title or 'table'}: nothing to show")

@@ -1,0 +1,1 @@
+"""One folder a group of architectures, one file a family; the registry walks this folder."""

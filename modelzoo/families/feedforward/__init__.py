@@ -1,0 +1,1 @@
+"""Families whose data flows straight through: multilayer perceptrons and their kin."""
