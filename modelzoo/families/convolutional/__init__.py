@@ -1,0 +1,1 @@
+"""Families that slide kernels over images."""

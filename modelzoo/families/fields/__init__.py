@@ -1,0 +1,1 @@
+"""Fields: networks that represent one signal each (implicit neural representations)."""
