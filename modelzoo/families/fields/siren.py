@@ -35,10 +35,11 @@ class Siren(nn.Module):
         super().__init__()
         self.omega = config.omega
         sizes = (config.in_features, *config.hidden, config.out_features)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        for depth, layer in enumerate(self.layers):
+        layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)]
+        for depth, layer in enumerate(layers):
             bound = 1 / layer.in_features if depth == 0 else sqrt(6 / layer.in_features) / config.omega
             nn.init.uniform_(layer.weight, -bound, bound)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

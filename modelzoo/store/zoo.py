@@ -1,0 +1,242 @@
+"""Contract 3, the zoo: populations of trained models in one Zarr v3 hierarchy inside an Icechunk repository.
+
+Every change is one commit: readers never see half of it, a crash loses at most the change in flight, two writers never
+overwrite each other silently. `docs/format.md` states the layout.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import icechunk
+import pandas as pd
+import zarr
+from zarr.errors import GroupNotFoundError
+
+from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.store.population import ENCODING, Population
+from modelzoo.store.query import select
+from modelzoo.store.records import PopulationInfo, Problem, Version, check_name
+
+ZOO_ENCODING = {"encoding-type": "metazoo-zoo", "encoding-version": "1.0.0"}
+BRANCH = "main"
+
+
+def storage(path: str | Path) -> icechunk.Storage:
+    """Icechunk storage of a local folder, `s3://bucket/prefix`, or `memory://` (gone with the object)."""
+    text = str(path)
+    if text.startswith("s3://"):
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        return icechunk.s3_storage(bucket=bucket, prefix=prefix, from_env=True)
+    if text.startswith("memory://"):
+        return icechunk.in_memory_storage()
+    return icechunk.local_filesystem_storage(str(Path(text).absolute()))
+
+
+def _configuration() -> icechunk.RepositoryConfig:
+    config = icechunk.RepositoryConfig.default()
+    config.inline_chunk_threshold_bytes = 512
+    return config
+
+
+class Zoo:
+    """A zoo of trained models; open it with `Zoo.open`, `Zoo.create` or `Zoo.open_or_create`."""
+
+    def __init__(self, path: str, repository: icechunk.Repository, writable: bool, at: str | None = None) -> None:
+        self.path = path
+        self.writable = writable
+        self._repository = repository
+        self._at = at
+
+    @classmethod
+    def create(cls, path: str | Path) -> "Zoo":
+        """A new, empty zoo; raises `UserError` when the place is taken or cannot be written."""
+        target, local = str(path), "://" not in str(path)
+        folder = Path(target)
+        if local and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{target!r} exists and is not empty; choose another path for the new zoo.")
+        fresh = local and not folder.exists()
+        try:
+            if local:
+                folder.mkdir(parents=True, exist_ok=True)
+            repository = icechunk.Repository.create(storage(path), _configuration())
+            with repository.transaction(BRANCH, message="create zoo") as store:
+                zarr.create_group(store, attributes=dict(ZOO_ENCODING))
+        except (OSError, icechunk.IcechunkError) as error:
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"cannot create a zoo at {target!r}: {_reason(error)}; choose a writable path.") from None
+        return cls(target, repository, writable=True)
+
+    @classmethod
+    def open(cls, path: str | Path, writable: bool = False, at: str | None = None) -> "Zoo":
+        """An existing zoo.
+
+        Args:
+            path: folder or `s3://…`.
+            writable: whether populations may be added, extended or deleted.
+            at: a snapshot id or tag, to read the zoo as it was then.
+
+        Raises:
+            UserError: there is no zoo at the path, or its format is of another version.
+        """
+        target = str(path)
+        if "://" not in target and not Path(target).exists():
+            raise UserError(f"there is no zoo at {target!r}; make one with: metazoo populate {target} FAMILY.")
+        try:
+            repository = icechunk.Repository.open(storage(path), _configuration())
+        except icechunk.IcechunkError:
+            raise UserError(
+                f"{target!r} is not a zoo (no Icechunk repository there); name the folder of a zoo."
+            ) from None
+        zoo = cls(target, repository, writable and at is None, at)
+        try:
+            attributes = dict(zarr.open_group(zoo.session().store, mode="r").attrs)
+        except (GroupNotFoundError, FileNotFoundError):
+            attributes = {}
+        found = (attributes.get("encoding-type"), attributes.get("encoding-version"))
+        if found != tuple(ZOO_ENCODING.values()):
+            raise UserError(f"{target!r} has the encoding {found}, this version of metazoo reads {tuple(ZOO_ENCODING.values())}.")  # fmt: skip
+        return zoo
+
+    @classmethod
+    def open_or_create(cls, path: str | Path) -> "Zoo":
+        """The zoo at the path, writable, made if there is nothing there yet."""
+        local = Path(str(path))
+        if "://" not in str(path) and (not local.exists() or (local.is_dir() and not any(local.iterdir()))):
+            return cls.create(path)
+        return cls.open(path, writable=True)
+
+    def session(self) -> icechunk.Session:
+        """A read-only session at the newest snapshot, or at the one the zoo was opened at."""
+        if self._at is None:
+            return self._repository.readonly_session(branch=BRANCH)
+        try:
+            if self._at in self._repository.list_tags():
+                return self._repository.readonly_session(tag=self._at)
+            return self._repository.readonly_session(snapshot_id=self._at)
+        except icechunk.IcechunkError:
+            raise UserError(f"the zoo has no snapshot or tag {self._at!r}; metazoo history lists them.") from None
+
+    @property
+    def snapshot_id(self) -> str:
+        """Identifies the state that is read: the key of every cache."""
+        return str(self.session().snapshot_id)
+
+    @contextmanager
+    def transaction(self, message: str) -> Iterator[zarr.Group]:
+        """The root group, writable; what is done to it is committed as one change at the end, or not at all.
+
+        Raises:
+            UserError: the zoo is read-only, the disk refused, or another writer changed the same population meanwhile.
+        """
+        if not self.writable:
+            raise UserError(
+                f"the zoo {self.path!r} is open for reading only; open it with writable=True and without at=."
+            )
+        try:
+            session = self._repository.writable_session(BRANCH)
+            yield zarr.open_group(session.store, mode="r+")
+            session.commit(message, rebase_with=icechunk.ConflictDetector())
+        except (icechunk.ConflictError, icechunk.RebaseFailedError):
+            raise UserError(
+                f"another process changed the same population of {self.path!r} meanwhile; nothing was written, run the command again."
+            ) from None  # fmt: skip
+        except (OSError, icechunk.IcechunkError) as error:
+            raise UserError(f"cannot write to the zoo {self.path!r}: {_reason(error)}; nothing was changed.") from None
+
+    def names(self) -> list[str]:
+        """Names of the populations, sorted."""
+        return sorted(zarr.open_group(self.session().store, mode="r").group_keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __iter__(self) -> Iterator[Population]:
+        return (self[name] for name in self.names())
+
+    def __getitem__(self, name: str) -> Population:
+        names = self.names()
+        if name not in names:
+            raise UnknownNameError("population", name, names, f"metazoo ls {self.path}")
+        return Population(self, name)
+
+    def __repr__(self) -> str:
+        return f"Zoo({self.path!r}, populations={self.names()})"
+
+    def create_population(self, info: PopulationInfo) -> Population:
+        """Add an empty population; raises `UserError` when its name is taken or not usable."""
+        check_name(info.name)
+        if info.name in self:
+            raise UserError(f"the zoo already has a population {info.name!r}; choose another name or remove it first (metazoo rm).")  # fmt: skip
+        with self.transaction(f"create {info.name}") as root:
+            root.create_group(info.name, attributes={**ENCODING, "population": info.model_dump(mode="json")})
+        return self[info.name]
+
+    def table(self) -> pd.DataFrame:
+        """The model table over all populations: one row a model, indexed by `population/id`."""
+        tables = []
+        for population in self:
+            table = population.table.reset_index()
+            table.insert(0, "population", population.name)
+            table.insert(1, "family", population.info.family)
+            table.insert(2, "task", population.info.task)
+            table.index = pd.Index(table["population"] + "/" + table["id"].astype(str), name="model")
+            tables.append(table)
+        if not tables:
+            return pd.DataFrame({"population": [], "family": [], "task": [], "id": []})
+        return pd.concat(tables)
+
+    def query(self, expression: str) -> pd.DataFrame:
+        """Rows of `table()` for which the expression holds, e.g. `test_accuracy > 0.9 and family == 'small_cnn'`."""
+        return select(self.table(), expression)
+
+    def history(self) -> list[Version]:
+        """Every commit, newest first."""
+        ancestry = self._repository.ancestry(snapshot_id=self.snapshot_id)
+        return [Version(entry.id, entry.written_at, entry.message) for entry in ancestry]
+
+    def tag(self, name: str) -> None:
+        """Give the present state a name that `Zoo.open(path, at=name)` finds for ever."""
+        try:
+            self._repository.create_tag(name, self.snapshot_id)
+        except icechunk.IcechunkError as error:
+            raise UserError(f"cannot make the tag {name!r}: {_reason(error)}.") from None
+
+    def delete(self, name: str) -> None:
+        """Remove a population; the history keeps it."""
+        population = self[name]
+        with self.transaction(f"delete {population.name}") as root:
+            del root[population.name]
+
+    def copy(self, name: str, into: "Zoo", new_name: str | None = None) -> Population:
+        """Copy a population into a zoo (possibly this one) in one commit; values stay bit-equal."""
+        source = self[name]
+        target = check_name(new_name or name)
+        if target in into:
+            raise UserError(f"the zoo {into.path!r} already has a population {target!r}; give the copy another name.")
+        info = source.info.model_copy(update={"name": target})
+        with into.transaction(f"copy {name} to {target}") as root:
+            group = root.create_group(target, attributes={**ENCODING, "population": info.model_dump(mode="json")})
+            source.copy_arrays(group)
+        return into[target]
+
+    def verify(self) -> list[Problem]:
+        """Read every chunk of every array and check lengths and values; an empty list means that all is well."""
+        from modelzoo.store.integrity import check
+
+        return [problem for population in self for problem in check(population)]
+
+
+def _reason(error: Exception) -> str:
+    """The heart of a storage error's message on one line."""
+    lines = [line.strip(" │|-") for line in str(error).splitlines() if line.strip(" │|-")]
+    for line in lines:
+        for known in ("No space left on device", "Permission denied", "Read-only file system"):
+            if known.lower() in line.lower():
+                return known.lower()
+    return lines[0] if lines else type(error).__name__
