@@ -6,12 +6,13 @@ overwrite each other silently. `docs/format.md` states the layout.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import icechunk
 import pandas as pd
 import zarr
+from filelock import FileLock, Timeout
 from zarr.errors import GroupNotFoundError
 
 from modelzoo.errors import UnknownNameError, UserError
@@ -21,6 +22,9 @@ from modelzoo.store.records import PopulationInfo, Problem, Version, check_name
 
 ZOO_ENCODING = {"encoding-type": "metazoo-zoo", "encoding-version": "1.0.0"}
 BRANCH = "main"
+LOCK_SECONDS = 60.0  # a commit takes well under a second
+
+icechunk.set_logs_filter("error")  # its warning that local commits race is answered by the lock below
 
 
 def storage(path: str | Path) -> icechunk.Storage:
@@ -136,15 +140,26 @@ class Zoo:
                 f"the zoo {self.path!r} is open for reading only; open it with writable=True and without at=."
             )
         try:
-            session = self._repository.writable_session(BRANCH)
-            yield zarr.open_group(session.store, mode="r+")
-            session.commit(message, rebase_with=icechunk.ConflictDetector())
+            with self._lock():
+                session = self._repository.writable_session(BRANCH)
+                yield zarr.open_group(session.store, mode="r+")
+                session.commit(message, rebase_with=icechunk.ConflictDetector())
+        except Timeout:
+            raise UserError(
+                f"another process has been writing to {self.path!r} for a minute; nothing was written, try again."
+            ) from None
         except (icechunk.ConflictError, icechunk.RebaseFailedError):
             raise UserError(
                 f"another process changed the same population of {self.path!r} meanwhile; nothing was written, run the command again."
             ) from None  # fmt: skip
         except (OSError, icechunk.IcechunkError) as error:
             raise UserError(f"cannot write to the zoo {self.path!r}: {_reason(error)}; nothing was changed.") from None
+
+    def _lock(self) -> FileLock | nullcontext[None]:
+        """Object stores commit atomically by themselves; a local folder needs a lock between processes."""
+        if "://" in self.path:
+            return nullcontext()
+        return FileLock(Path(self.path) / ".lock", timeout=LOCK_SECONDS)
 
     def names(self) -> list[str]:
         """Names of the populations, sorted."""

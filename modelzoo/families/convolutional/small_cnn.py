@@ -19,7 +19,7 @@ class SmallCNNConfig(FamilyConfig):
     in_channels: int = Field(1, gt=0)
     channels: tuple[int, ...] = Field((16, 16, 16), min_length=1)
     classes: int = Field(10, gt=1)
-    stride: int = Field(1, gt=0)
+    stride: int = Field(2, gt=0)
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -74,6 +74,6 @@ FAMILY = register(
         tiny={"channels": (8, 8)},
         tiny_recipe=Recipe(steps=150, learning_rate=2e-2),
         margin=0.4,
-        variants={"strided": {"stride": 2}, "tanh": {"activation": "tanh"}},
+        variants={"dense": {"stride": 1}, "tanh": {"activation": "tanh"}},
     )
 )

@@ -1,0 +1,304 @@
+"""Training many models in lock-step: parameters stacked along a model axis, one vmapped step for all of them.
+
+The forward pass and the loss are vmapped over models; the gradient is ordinary autograd through the stacked leaves,
+so batch-norm statistics may be updated in place and every model's gradient is exactly its own.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from modelzoo.family import Family, FamilyConfig, Recipe
+from modelzoo.store.records import ModelBatch
+from modelzoo.task import Split, Task, TaskData
+from modelzoo.training.optimizers import StackedOptimizer
+
+Report = Callable[[int, float], None]  # (optimizer step, mean loss)
+TEST_SAMPLES = 512  # evaluated at once
+
+
+def schedule(steps: int, every: int | None, default: int) -> tuple[int, ...]:
+    """Steps 0, every, 2·every, …, steps; `default` intervals when `every` is None."""
+    stride = every or max(1, -(-steps // default))
+    return (*range(0, steps, stride), steps)
+
+
+def train_population(
+    family: Family,
+    config: FamilyConfig,
+    task: Task,
+    hyperparameters: pd.DataFrame,
+    recipe: Recipe,
+    checkpoint_every: int | None = None,
+    metric_every: int | None = None,
+    report: Report | None = None,
+) -> ModelBatch:
+    """Train one block of models; nothing is stored.
+
+    Args:
+        family: the architecture family.
+        config: its config.
+        task: what to learn.
+        hyperparameters: one row a model: `id seed split instance label learning_rate weight_decay data_fraction init_scale`.
+        recipe: steps, batch size, optimizer, clipping.
+        checkpoint_every: steps between checkpoints, None for first and last.
+        metric_every: steps between entries of the loss curve, None for about fifty.
+        report: called now and then with the step and the mean loss.
+
+    Returns:
+        Parameters and buffers `[model, checkpoint, *shape]`, curves `train_loss` and `test_<metric>` `[model, step]`
+        (the test metric is known at checkpoints, NaN between), and the columns of the model table.
+    """
+    if family.fit is not None:
+        run: Callable[..., ModelBatch] = _fit_each
+    elif family.not_vmappable and len(hyperparameters) > 1:
+        run = _one_by_one
+    else:
+        run = _lockstep
+    return run(family, config, task, hyperparameters, recipe, checkpoint_every, metric_every, report)
+
+
+class Block:
+    """A block of models during training.
+
+    Args:
+        family, config, task: what is trained on what.
+        hyperparameters: one row a model.
+    """
+
+    def __init__(self, family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame) -> None:
+        self.task = task
+        self.data: TaskData = task.data()
+        self.vmapped = family.not_vmappable is None
+        modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
+        self.template = modules[0]
+        scales = torch.tensor(hyperparameters["init_scale"].to_numpy(), dtype=torch.float32)
+        names = [name for name, _ in self.template.named_parameters()]
+        kept = self.template.state_dict().keys()
+        self.parameters: dict[str, Tensor] = {}
+        for name in names:
+            stack = torch.stack([module.get_parameter(name).detach() for module in modules])
+            if stack.ndim > 2:  # matrices and kernels; biases and norm gains keep their start
+                stack = stack * scales.view(-1, *[1] * (stack.ndim - 1))
+            self.parameters[name] = stack.requires_grad_()
+        self.buffers = {
+            name: torch.stack([module.get_buffer(name) for module in modules])
+            for name, _ in self.template.named_buffers()
+        }
+        self.stored_buffers = [name for name in self.buffers if name in kept]
+        instances = torch.tensor(hyperparameters["instance"].to_numpy())
+        self.instances = instances if task.instances else None
+
+    def outputs_and(
+        self, compute: Callable[[Tensor, Tensor], Tensor], split: Split, rows: Tensor | None, train: bool
+    ) -> Tensor:
+        """`compute(outputs, targets)` for every model, `[model, …]`.
+
+        Args:
+            compute: loss, metric, or a function that keeps the outputs.
+            split: the data.
+            rows: `[model, batch]` samples of each model, `[batch]` for all models, or None for the whole split.
+            train: training mode.
+        """
+        inputs, targets, mask = split.inputs, split.targets, split.mask
+        over_targets: int | None = None
+        if self.instances is not None:
+            targets, over_targets = targets[self.instances], 0
+        over_inputs: int | None = None
+        if rows is not None:
+            inputs, targets = tuple(x[rows] for x in inputs), targets[rows]
+            over_inputs = over_targets = 0 if rows.ndim == 2 else None
+        self.template.train(train)
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            outputs = torch.func.functional_call(self.template, (parameters, buffers), x)
+            return compute(outputs, y) if mask is None else compute(outputs[mask], y[mask])
+
+        if self.vmapped:
+            axes = (0, 0, over_inputs, over_targets)
+            mapped = torch.func.vmap(one, in_dims=axes, randomness="different")
+            return mapped(self.parameters, self.buffers, inputs, targets)
+        own = tuple(x[0] for x in inputs) if over_inputs == 0 else inputs
+        state = [{name: stack[0] for name, stack in part.items()} for part in (self.parameters, self.buffers)]
+        return one(state[0], state[1], own, targets[0] if over_targets == 0 else targets).unsqueeze(0)
+
+    def loss(self, rows: Tensor | None) -> Tensor:
+        """Training loss of every model, `[model]`."""
+        return self.outputs_and(self.task.loss, self.data.train, rows, train=True)
+
+    @torch.no_grad()
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Test loss and test metric of every model, `[model]` each."""
+        split = self.data.test
+
+        def both(outputs: Tensor, targets: Tensor) -> Tensor:
+            return torch.stack([self.task.loss(outputs, targets), self.task.score(outputs, targets)])
+
+        if self.task.sampling == "full" or len(split.targets) <= TEST_SAMPLES:
+            return tuple(self.outputs_and(both, split, None, train=False).T)
+        parts = [
+            self.outputs_and(lambda outputs, _: outputs, split, rows, train=False)
+            for rows in torch.arange(len(split.targets)).split(TEST_SAMPLES)
+        ]
+        outputs = torch.cat(parts, dim=1)  # [model, sample, …]
+        scores = torch.stack([both(own, split.targets) for own in outputs])
+        return scores[:, 0], scores[:, 1]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Copies of the parameters and stored buffers."""
+        parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
+        return parameters, {name: self.buffers[name].clone() for name in self.stored_buffers}
+
+
+def sample_rows(task: Task, data: TaskData, hyperparameters: pd.DataFrame, batch_size: int) -> Iterator[Tensor | None]:
+    """Rows of every step, `[model, batch]`: each model walks through its own subset in its own order, epoch by epoch."""
+    if task.sampling == "full":
+        while True:
+            yield None
+    count = len(data.train.targets)
+    draws = [np.random.default_rng(int(seed)) for seed in hyperparameters["seed"]]
+    subsets = [
+        np.sort(draw.permutation(count)[: max(batch_size, round(count * fraction))])
+        for draw, fraction in zip(draws, hyperparameters["data_fraction"], strict=True)
+    ]
+    queues = [np.zeros(0, dtype=np.int64) for _ in draws]
+    while True:
+        rows = np.empty((len(draws), batch_size), dtype=np.int64)
+        for model, (draw, subset) in enumerate(zip(draws, subsets, strict=True)):
+            if len(queues[model]) < batch_size:
+                queues[model] = draw.permutation(subset)
+            rows[model], queues[model] = queues[model][:batch_size], queues[model][batch_size:]
+        yield torch.from_numpy(rows)
+
+
+def _lockstep(
+    family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
+    checkpoint_every: int | None, metric_every: int | None, report: Report | None,
+) -> ModelBatch:  # fmt: skip
+    started = time.perf_counter()
+    models = len(hyperparameters)
+    checkpoints = schedule(recipe.steps, checkpoint_every, 1)
+    entries = schedule(recipe.steps, metric_every, 50)
+    block = Block(family, config, task, hyperparameters)
+    rates = torch.tensor(hyperparameters["learning_rate"].to_numpy(), dtype=torch.float32)
+    decays = torch.tensor(hyperparameters["weight_decay"].to_numpy(), dtype=torch.float32)
+    leaves = list(block.parameters.values())
+    optimizer = StackedOptimizer(leaves, recipe.optimizer, rates, decays, recipe.gradient_clip)
+    alive = torch.ones(models, dtype=torch.bool)
+    states: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    curve = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
+    tested = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
+    rows = sample_rows(task, block.data, hyperparameters, recipe.batch_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(hyperparameters["seed"].iloc[0]))
+        for step in range(recipe.steps + 1):
+            if step in checkpoints:
+                states.append(block.state())
+                if step in tested:
+                    tested[step] = block.test()[1].numpy()
+            if step == recipe.steps:
+                break
+            losses = block.loss(next(rows))
+            alive &= losses.detach().isfinite()
+            gradients = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+            alive = optimizer.step(gradients, alive)
+            if step in curve:
+                curve[step] = losses.detach().numpy()
+                if report:
+                    report(step, float(np.nanmean(curve[step])) if np.isfinite(curve[step]).any() else float("nan"))
+        with torch.no_grad():
+            final = block.loss(next(rows)).numpy()
+        curve[recipe.steps] = final
+        test_loss, test_score = (values.numpy() for values in block.test())
+        alive &= _finite(block.parameters, models)
+    columns = _columns(hyperparameters, task, alive.numpy(), final, test_loss, test_score, recipe.steps, time.perf_counter() - started)  # fmt: skip
+    return ModelBatch(
+        {name: torch.stack([state[0][name] for state in states], 1) for name in block.parameters},
+        {name: torch.stack([state[1][name] for state in states], 1) for name in block.stored_buffers},
+        {"train_loss": np.stack(list(curve.values()), 1), f"test_{task.metric}": np.stack(list(tested.values()), 1)},
+        columns,
+    )
+
+
+def _finite(parameters: dict[str, Tensor], models: int) -> Tensor:
+    flat = torch.cat([torch.view_as_real(p).flatten(1) if p.is_complex() else p.flatten(1) for p in parameters.values()], 1)  # fmt: skip
+    return flat.detach().isfinite().all(1) if len(parameters) else torch.ones(models, dtype=torch.bool)
+
+
+def _columns(
+    hyperparameters: pd.DataFrame, task: Task, alive: Any, train_loss: Any, test_loss: Any, test_score: Any, steps: int, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    count = len(hyperparameters)
+    own = {str(name): hyperparameters[name].to_numpy() for name in hyperparameters}
+    own["split"] = np.array(hyperparameters["split"].tolist(), dtype=object)
+    return {
+        **own,
+        "status": np.where(alive, "ok", "diverged").astype(object),
+        "train_loss": np.asarray(train_loss, dtype=np.float32),
+        "test_loss": np.asarray(test_loss, dtype=np.float32),
+        f"test_{task.metric}": np.asarray(test_score, dtype=np.float32),
+        "steps": np.full(count, steps),
+        "wall_time": np.full(count, seconds / count, dtype=np.float32),
+        "parent": np.full(count, "", dtype=object),
+        "source": np.full(count, "trained", dtype=object),
+    }
+
+
+def _one_by_one(
+    family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
+    checkpoint_every: int | None, metric_every: int | None, report: Report | None,
+) -> ModelBatch:  # fmt: skip
+    single = [
+        _lockstep(family, config, task, hyperparameters.iloc[i : i + 1], recipe, checkpoint_every, metric_every, report)
+        for i in range(len(hyperparameters))
+    ]
+    return concatenate(single)
+
+
+def concatenate(batches: list[ModelBatch]) -> ModelBatch:
+    """One batch out of many, models in order."""
+
+    def join(part: str) -> dict[str, Any]:
+        names = list(getattr(batches[0], part))
+        return {name: np.concatenate([np.asarray(getattr(batch, part)[name]) for batch in batches]) for name in names}
+
+    return ModelBatch(join("parameters"), join("buffers"), join("metrics"), join("columns"))
+
+
+def _fit_each(
+    family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
+    checkpoint_every: int | None, metric_every: int | None, report: Report | None,
+) -> ModelBatch:  # fmt: skip
+    """Families that are fitted in one shot: the checkpoints are before and after the fit."""
+    assert family.fit is not None
+    started = time.perf_counter()
+    block = Block(family, config, task, hyperparameters)
+    before = block.state()
+    before_score = block.test()[1].numpy()
+    for model, seed in enumerate(hyperparameters["seed"]):
+        module: nn.Module = family.build(config, seed=int(seed))
+        family.fit(module, block.data, int(seed))
+        for name, stack in block.parameters.items():
+            stack.detach()[model] = module.get_parameter(name).detach()
+        for name, stack in block.buffers.items():
+            stack[model] = module.get_buffer(name)
+    after = block.state()
+    with torch.no_grad():
+        train_loss = block.outputs_and(block.task.loss, block.data.train, None, train=False).numpy()
+    test_loss, test_score = (values.numpy() for values in block.test())
+    alive = _finite(block.parameters, len(hyperparameters)).numpy() if block.parameters else np.ones(len(hyperparameters), bool)  # fmt: skip
+    nothing = np.full_like(train_loss, np.nan)
+    return ModelBatch(
+        {name: torch.stack([before[0][name], after[0][name]], 1) for name in block.parameters},
+        {name: torch.stack([before[1][name], after[1][name]], 1) for name in block.stored_buffers},
+        {
+            "train_loss": np.stack([nothing, train_loss], 1),
+            f"test_{task.metric}": np.stack([before_score, test_score], 1),
+        },
+        _columns(hyperparameters, task, alive, train_loss, test_loss, test_score, 1, time.perf_counter() - started),
+    )

@@ -1,0 +1,134 @@
+"""Populating a zoo: block by block, each block one commit, resumable at any time."""
+
+import time
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from modelzoo.console import console
+from modelzoo.errors import UserError
+from modelzoo.family import parameter_count
+from modelzoo.store import Population, PopulationInfo, Zoo, manifest
+from modelzoo.training.config import Plan, PopulationConfig
+from modelzoo.training.lockstep import schedule, train_population
+
+BLOCK_SCALARS = 2**18  # parameters in lock-step that still fit the processor's cache with their gradients and moments
+RESUMABLE = ("models", "block")  # fields that may change between the first call and a later one
+
+
+def block_size(plan: Plan) -> int:
+    """How many models to train in lock-step: small blocks stay in cache, large ones amortise overhead."""
+    if plan.source.block:
+        return plan.source.block
+    if plan.family.not_vmappable or plan.family.fit:
+        return 16
+    count = parameter_count(plan.family.build(plan.config, seed=0))
+    return 2 ** max(2, min(7, (BLOCK_SCALARS // count).bit_length() - 1))
+
+
+def describe(plan: Plan, name: str) -> PopulationInfo:
+    """The record of a population that is about to be created."""
+    parameters, buffers = manifest(plan.family.build(plan.config, seed=0))
+    steps = 1 if plan.family.fit else plan.recipe.steps
+    source = plan.source
+    return PopulationInfo(
+        name=name,
+        family=plan.family.name,
+        family_config=plan.config.model_dump(mode="json"),
+        task=plan.task.name,
+        training={**source.model_dump(mode="json"), "recipe": plan.recipe.model_dump(mode="json"), "block": block_size(plan)},
+        checkpoint_steps=schedule(steps, None if plan.family.fit else source.checkpoint_every, 1),
+        metric_steps=schedule(steps, None if plan.family.fit else source.metric_every, 50),
+        paper=str(plan.family.paper),
+        parameters=parameters,
+        buffers=buffers,
+        versions={package: version(package) for package in ("metazoo", "torch", "zarr", "icechunk")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def populate(
+    zoo_path: str | Path, config: PopulationConfig, name: str | None = None, progress: bool = True
+) -> Population:
+    """Create a population, or go on with one that was interrupted.
+
+    Args:
+        zoo_path: the zoo, made if it is not there.
+        config: what to train.
+        name: of the population, default `<family>-<task>`.
+        progress: draw progress bars when standard output is a terminal.
+
+    Raises:
+        UserError: the config cannot run, the population was made with another one, or training was interrupted (what
+            was committed stays, the message says how to go on).
+    """
+    plan = Plan.of(config)
+    wanted = describe(plan, name or f"{config.family}-{plan.task.name}".replace("_", "-"))
+    zoo = Zoo.open_or_create(zoo_path)
+    if wanted.name in zoo:
+        population = zoo[wanted.name]
+        _check_same(population, wanted)
+        block = int(population.info.training["block"])
+    else:
+        population = zoo.create_population(wanted)
+        block = int(wanted.training["block"])
+    done = set(population.table.index)
+    todo = [
+        [i for i in range(start, min(start + block, config.models)) if i not in done]
+        for start in range(0, config.models, block)
+    ]
+    todo = [ids for ids in todo if ids]
+    if plan.family.not_vmappable and todo and progress:
+        console.print(f"{plan.family.name} trains one model at a time: {plan.family.not_vmappable}")
+    return _run(plan, population, todo, len(done), progress)
+
+
+def _run(plan: Plan, population: Population, todo: list[list[int]], done: int, progress: bool) -> Population:
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[loss]}"), TimeRemainingColumn(), console=console,
+        disable=not progress or not console.is_terminal,
+    )  # fmt: skip
+    started, before = time.perf_counter(), done
+
+    def show(completed: float, loss: float) -> None:
+        speed = (completed - before) / (time.perf_counter() - started)
+        bar.update(line, completed=completed, speed=f"{speed:.1f} models/s", loss=f"loss {loss:.3g}")
+
+    with bar:
+        line = bar.add_task(population.name, total=plan.source.models, completed=done, speed="", loss="")
+        try:
+            for ids in todo:
+                size = len(ids) / plan.recipe.steps
+                batch = train_population(
+                    plan.family, plan.config, plan.task, plan.hyperparameters(ids), plan.recipe,
+                    plan.source.checkpoint_every, plan.source.metric_every,
+                    partial(lambda start, size, step, loss: show(start + size * step, loss), done, size),
+                )  # fmt: skip
+                population.append(batch)
+                done += len(ids)
+                bar.update(line, completed=done)
+        except KeyboardInterrupt:
+            raise UserError(
+                f"stopped with {len(population)} of {plan.source.models} models of {population.name!r} stored; run the same command to go on.", 130
+            ) from None  # fmt: skip
+    return population
+
+
+def _check_same(population: Population, wanted: PopulationInfo) -> None:
+    """Refuse to mix models of different configs in one population."""
+
+    def flat(info: PopulationInfo) -> dict[str, Any]:
+        training = {key: value for key, value in info.training.items() if key not in RESUMABLE}
+        return {"family": info.family, **info.family_config, "task": info.task, **training}
+
+    have, want = flat(population.info), flat(wanted)
+    for key in {**want, **have}:
+        if have.get(key) != want.get(key):
+            raise UserError(
+                f"population {population.name!r} was made with {key} = {have.get(key)!r}, now it is {want.get(key)!r}; "
+                "repeat the first command to resume, or choose another --name.") from None  # fmt: skip
