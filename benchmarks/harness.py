@@ -1,0 +1,139 @@
+"""The driver of every benchmark: check that both sides agree, then time them in turns, then print.
+
+A benchmark script is a list of `Case`s and one call of `run`:
+
+    python benchmarks/store.py            # a table
+    python benchmarks/store.py --json     # one JSON object a line, the last one is the summary
+
+It exits with 1, and times nothing, when the two sides of a case disagree.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison at one size.
+
+    Args:
+        name: what is measured and how large it is ("scan 10,000 SIRENs").
+        ours: `() -> result`, our side.
+        baseline: `() -> result`, the best a peer does on the same input.
+        agree: `(ours, baseline) -> bool`, whether both results are the same; see `equal` and `close`.
+        work: units of work in one call (models, samples): speed is reported as `work` a second. None reports milliseconds.
+        unit: of the reported number ("models/s", "ms").
+        ours_name: how our side is called in the table.
+        baseline_name: how the other side is called.
+    """
+
+    name: str
+    ours: Callable[[], Any]
+    baseline: Callable[[], Any]
+    agree: Callable[[Any, Any], bool]
+    work: float | None = None
+    unit: str = "ms"
+    ours_name: str = "ours"
+    baseline_name: str = "baseline"
+
+    def number(self, seconds: float) -> float:
+        """The reported number for one call's time."""
+        return 1000 * seconds if self.work is None else self.work / seconds
+
+
+def equal(ours: Any, baseline: Any) -> bool:
+    """Whether two nested results of tensors and arrays are equal bit for bit (NaN equals NaN)."""
+    if isinstance(ours, Mapping):
+        return set(ours) == set(baseline) and all(equal(ours[key], baseline[key]) for key in ours)
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(baseline) and all(map(equal, ours, baseline))
+    a, b = np.asarray(ours), np.asarray(baseline)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], bool]:
+    """A check that two nested results of tensors and arrays are equal within a tolerance."""
+
+    def check(ours: Any, baseline: Any) -> bool:
+        if isinstance(ours, Mapping):
+            return set(ours) == set(baseline) and all(check(ours[key], baseline[key]) for key in ours)
+        if isinstance(ours, list | tuple):
+            return len(ours) == len(baseline) and all(map(check, ours, baseline))
+        a, b = torch.as_tensor(ours), torch.as_tensor(baseline)
+        return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
+
+    return check
+
+
+def run(name: str, cases: Sequence[Case], repeats: int = 5, notes: Sequence[str] = ()) -> int:
+    """Check and time all cases, print the results, and return the exit code.
+
+    Args:
+        name: of the benchmark.
+        cases: what to compare.
+        repeats: timed calls a side; the median counts. Both sides take turns, so that drift of the machine hits both.
+        notes: sentences printed under the table.
+    """
+    parser = argparse.ArgumentParser(description=f"benchmark {name}")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, the last one is the summary")
+    parser.add_argument("--repeats", type=int, default=repeats, help="timed calls a side (default %(default)s)")
+    options = parser.parse_args()
+    rows = [_measure(case, max(options.repeats, 1)) for case in cases]
+    agreed = all(row["agree"] for row in rows)
+    worst = min(rows, key=lambda row: row["ratio"] if row["agree"] else -1)
+    summary = {"name": name, **{key: worst[key] for key in ("ours", "baseline", "unit", "ratio")}, "agree": agreed}
+    if options.json:
+        for line in (*rows, summary):
+            print(json.dumps(line))
+    else:
+        _print(name, cases, rows, notes)
+    return 0 if agreed else 1
+
+
+def _measure(case: Case, repeats: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": case.name, "ours": None, "baseline": None, "unit": case.unit, "ratio": 0.0}
+    if not case.agree(case.ours(), case.baseline()):  # also warms up both sides
+        return {**row, "agree": False}
+    times: dict[str, list[float]] = {"ours": [], "baseline": []}
+    for _ in range(repeats):
+        for side, call in (("baseline", case.baseline), ("ours", case.ours)):
+            gc.collect()
+            started = time.perf_counter()
+            call()
+            times[side].append(time.perf_counter() - started)
+    ours, baseline = (statistics.median(times[side]) for side in ("ours", "baseline"))
+    return {
+        **row,
+        "ours": case.number(ours),
+        "baseline": case.number(baseline),
+        "ratio": baseline / ours,
+        "agree": True,
+    }
+
+
+def _print(name: str, cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:
+    table = Table(title=f"{name} ({torch.get_num_threads()} threads, torch {torch.__version__})", title_justify="left")
+    for column, justify in (("case", "left"), ("unit", "left"), ("ours", "right"), ("baseline", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("times better", justify="right")
+    for case, row in zip(cases, rows, strict=True):
+        if not row["agree"]:
+            table.add_row(case.name, case.unit, "", "", "[red]the two sides disagree[/]")
+            continue
+        ours, baseline = (f"{row[side]:,.4g} [dim]{label}[/]" for side, label in (("ours", case.ours_name), ("baseline", case.baseline_name)))  # fmt: skip
+        table.add_row(case.name, case.unit, ours, baseline, f"{row['ratio']:.3g} ×")
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note)
