@@ -13,7 +13,7 @@ dimension k (any bijection where L_k is None). Then L_k[i'] = σ(L_k[i]) for all
 parameters has at i' what X had at i. *Pinned* labels are fixed by every σ.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -79,11 +79,7 @@ class Decomposition:
 
 
 class Algebra:
-    """Fresh labels and the relations among them, recorded array by array.
-
-    Args:
-        none.
-    """
+    """Fresh labels and the relations among them, recorded array by array."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -328,9 +324,7 @@ class Algebra:
         if new.any():
             wholes[new] = self.fresh(int(new.sum()))
             table.add(wholes[new], rows[new])
-        return compress(
-            wholes[inverse.ravel()].reshape(*shape[:axis], prod(sizes), *shape[axis + len(sizes) :])
-        )
+        return compress(wholes[inverse.ravel()].reshape(*shape[:axis], prod(sizes), *shape[axis + len(sizes) :]))
 
     def reshape(self, labels: Labels, shape: Sequence[int], new: Sequence[int]) -> Labels:
         """Labels after a row-major reshape."""
@@ -396,9 +390,7 @@ class Algebra:
 
     def normalize(self, labels: Labels, axes: Sequence[int]) -> Labels:
         """Labels after an op that couples whole rows along some dimensions but treats their entries alike."""
-        return tuple(
-            array if axis in axes else self.collapse(array, axes) for axis, array in enumerate(labels)
-        )
+        return tuple(array if axis in axes else self.collapse(array, axes) for axis, array in enumerate(labels))
 
     def why(self, labels: Array) -> str:
         """Why the first of some pinned labels is pinned."""
@@ -459,18 +451,3 @@ def _blocks(shape: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, .
                 right, j = right * new[j], j + 1
         blocks.append((tuple(shape[start_i:i]), tuple(new[start_j:j])))
     return blocks
-
-
-def place(mapping: Mapping[int, int], labels: Labels, rank: int) -> Labels:
-    """Labels of a tensor whose dimension `mapping[k]` is the old dimension k; the others are free."""
-    result: list[Array | None] = [None] * rank
-    for k, array in enumerate(labels):
-        if array is not None:
-            sizes = [1] * rank
-            order = sorted(mapping, key=lambda j: mapping[j])
-            moved = array.transpose([*order, *(j for j in range(array.ndim) if j not in mapping)])
-            for j, size in zip(order, moved.shape, strict=False):
-                sizes[mapping[j]] = size
-            if k in mapping:
-                result[mapping[k]] = moved.reshape(sizes)
-    return tuple(result)

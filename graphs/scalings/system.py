@@ -133,7 +133,9 @@ class LinearSystem:
         pair[:, : ids.shape[1]] = ids[:, :2]
         negative = np.zeros(len(ids), dtype=np.int64)
         if ids.shape[1] > 1 and not self.modulus:
-            negative = np.where(coefficients[:, 1] != 0, coefficients[:, 0] * coefficients[:, 1] > 0, 0).astype(np.int64)
+            negative = np.where(coefficients[:, 1] != 0, coefficients[:, 0] * coefficients[:, 1] > 0, 0).astype(
+                np.int64
+            )
         used, local = np.unique(np.append(pair.ravel(), 0), return_inverse=True)
         left, right = local[:-1].reshape(-1, 2).T
         count = len(used)

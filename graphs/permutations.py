@@ -1,0 +1,381 @@
+"""Reading the permutation group off the relations of the label algebra: a product of symmetric and wreath groups.
+
+The labels with their marks, ties and parts are a coloured graph, and its automorphisms are permutation symmetries of the
+network. Colour refinement tells labels apart; labels tied one to one become one *unit*; relations between two colour
+cells that hold for all pairs say nothing and are dropped. What is left falls into connected components; isomorphic
+components are interchangeable, S_m, and the same is repeated inside each of them, which gives wreath products. A unit
+that is nothing but a pair of others (a merged dimension of two free ones) is *derived* and moves with its parts.
+Whatever cannot be split this way stays fixed: the group found is always a subgroup of the true one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from graphs.algebra import Algebra, Array
+
+Hashes = NDArray[np.uint64]
+
+
+def _mix(x: Hashes) -> Hashes:
+    """A 64-bit finalizer (splitmix64), elementwise."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _hash(numbers: Array | int, salt: int) -> Hashes:
+    return _mix(_mix(np.asarray(numbers).astype(np.uint64)) ^ _mix(np.asarray(salt, np.uint64)))
+
+
+def _ranks(values: NDArray) -> Array:
+    return np.unique(values, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Interchangeable blocks: S_m in each of several copies.
+
+    Args:
+        nodes: `[copies, m, size]` labels; block e of copy c holds `nodes[c, e]`, in an order that matches all others.
+        parent: index of the level whose blocks these copies lie in, −1 at the top.
+        depth: 0 at the top.
+    """
+
+    nodes: Array
+    parent: int = -1
+    depth: int = 0
+
+    @property
+    def copies(self) -> int:
+        """Number of sets of blocks that are permuted independently."""
+        return int(self.nodes.shape[0])
+
+    @property
+    def count(self) -> int:
+        """Number of interchangeable blocks in a copy."""
+        return int(self.nodes.shape[1])
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The relations as one coloured graph, and the levels of its automorphism group that were found.
+
+    Args:
+        count: number of labels.
+        colour: a hash for every label; automorphisms keep it.
+        edges: `[3, edges]`: two labels and the tag of the relation between them.
+        levels: parents before children.
+        derived: labels that move as their parts do, with the parts, `[labels, 1 + parts]`, −1 for no part.
+        stuck: labels in components that could not be split further.
+    """
+
+    count: int
+    colour: Hashes
+    edges: Array
+    levels: tuple[Level, ...]
+    derived: tuple[Array, ...]
+    stuck: Array
+
+    def move(self, level: int, permutation: Array) -> Array:
+        """The label permutation of one level's element.
+
+        Args:
+            level: which level.
+            permutation: `[copies, m]`: block e goes to where block `permutation[c, e]` was.
+
+        Returns:
+            `[labels]`: where each label goes.
+        """
+        nodes = self.levels[level].nodes
+        sigma = np.arange(self.count)
+        target = np.take_along_axis(nodes, permutation[:, :, None], 1)
+        sigma[nodes.ravel()] = target.ravel()
+        return self.complete(sigma)
+
+    def complete(self, sigma: Array) -> Array:
+        """Fill in where derived labels go, given where all others go."""
+        for table in self.derived:
+            names, parts = table[:, 0], table[:, 1:]
+            image = np.where(parts < 0, parts, sigma[np.maximum(parts, 0)])
+            both = np.concatenate([np.column_stack([_ranks(self.colour[names]), parts]),
+                                   np.column_stack([_ranks(self.colour[names]), image])])  # fmt: skip
+            key = np.unique(both, axis=0, return_inverse=True)[1].ravel()
+            owner = np.full(int(key.max(initial=0)) + 1, -1, np.int64)
+            owner[key[: len(names)]] = names
+            found = owner[key[len(names) :]]
+            sigma[names] = np.where(found < 0, names, found)
+        return sigma
+
+    @cached_property
+    def _edge_keys(self) -> Array:
+        return np.unique(self.edges, axis=1)
+
+    def keeps(self, sigma: Array) -> bool:
+        """Whether a label permutation is an automorphism: it keeps every colour and every relation."""
+        if not (self.colour[sigma] == self.colour).all() or len(np.unique(sigma)) != self.count:
+            return False
+        moved = np.stack([sigma[self.edges[0]], sigma[self.edges[1]], self.edges[2]])
+        return bool(np.array_equal(np.unique(moved, axis=1), self._edge_keys))
+
+
+def read(algebra: Algebra, seed: int = 0) -> Structure:
+    """Find the permutation group of a labelled program.
+
+    Every level is checked exactly on random elements: all colours and relations must be kept, or it is left out.
+
+    Args:
+        algebra: the relations that the rules recorded.
+        seed: for the random elements of the check.
+    """
+    count = algebra.count
+    edges = _edges(algebra)
+    colour = _refine(_initial(algebra), edges)
+    reader = _Reader(colour, edges)
+    while len(twisted := reader.contract()):  # labels tied to each other in a cycle: fix them and look again
+        colour[twisted] = _hash(twisted, 77)
+        colour = _refine(colour, edges)
+        reader = _Reader(colour, edges)
+    levels, derived, stuck = reader.levels()
+    found = Structure(count, colour, edges, tuple(levels), tuple(derived), stuck)
+    return _checked(found, seed)
+
+
+def _checked(found: Structure, seed: int) -> Structure:
+    generator = np.random.default_rng(seed)
+    kept: dict[int, int] = {}
+    levels: list[Level] = []
+    for index, level in enumerate(found.levels):
+        order = np.tile(np.arange(level.count), (level.copies, 1))
+        tries = [np.roll(order, 1, 1), generator.permuted(order, axis=1)]
+        good = (level.parent < 0 or level.parent in kept) and all(found.keeps(found.move(index, p)) for p in tries)
+        if good:
+            kept[index] = len(levels)
+            levels.append(Level(level.nodes, kept.get(level.parent, -1), level.depth))
+    return Structure(found.count, found.colour, found.edges, tuple(levels), found.derived, found.stuck)
+
+
+def _edges(algebra: Algebra) -> Array:
+    """All relations as `[3, edges]`, without repeats and without those between pinned labels."""
+    firsts, seconds, tags = [], [], []
+    for first, second, tag in algebra.same:
+        firsts.append(first.ravel())
+        seconds.append(second.ravel())
+        tags.append(np.full(first.size, tag))
+    tag = algebra.tag()
+    for table in algebra.decompositions.values():
+        for column in range(table.parts.shape[1]):
+            chosen = table.parts[:, column] >= 0
+            firsts.append(table.wholes[chosen])
+            seconds.append(table.parts[chosen, column])
+            tags.append(np.full(int(chosen.sum()), tag))
+            tag = algebra.tag()
+    if not firsts:
+        return np.empty((3, 0), np.int64)
+    edges = np.stack([np.concatenate(firsts), np.concatenate(seconds), np.concatenate(tags)])
+    fixed = algebra.pinned(edges[0]) & algebra.pinned(edges[1])
+    return np.unique(edges[:, ~fixed], axis=1)
+
+
+def _initial(algebra: Algebra) -> Hashes:
+    """Colours from the marks; pinned labels are all different."""
+    colour = np.zeros(algebra.count, np.uint64)
+    for labels, tag in algebra.marks:
+        np.add.at(colour, labels.ravel(), _hash(tag, 1))
+    every = np.arange(algebra.count)
+    pinned = algebra.pinned(every)
+    colour[pinned] = _hash(every[pinned], 2)
+    return colour
+
+
+def _refine(colour: Hashes, edges: Array) -> Hashes:
+    """Colour refinement: labels of one colour have the same relations to labels of every colour."""
+    first, second = edges[0], edges[1]
+    out, back = _hash(edges[2], 3), _hash(edges[2], 4)
+    cells = len(np.unique(colour))
+    while True:
+        collected = np.zeros(len(colour), np.uint64)
+        np.add.at(collected, first, _mix(colour[second] ^ out))
+        np.add.at(collected, second, _mix(colour[first] ^ back))
+        colour = _mix(_mix(colour) ^ collected)
+        now = len(np.unique(colour))
+        if now == cells:
+            return colour
+        cells = now
+
+
+class _Reader:
+    """Units, and the recursion over components."""
+
+    def __init__(self, colour: Hashes, edges: Array) -> None:
+        self.colour = colour
+        self.cell = _ranks(colour)
+        self.size = np.bincount(self.cell)
+        loose = (self.size[self.cell[edges[0]]] > 1) & (self.size[self.cell[edges[1]]] > 1)
+        self.edges = edges[:, loose]  # a relation to a fixed label holds for the whole cell
+        self.unit = np.arange(len(colour))
+
+    def contract(self) -> Array:
+        """Join labels that are tied one to one into units; returns labels whose ties are twisted."""
+        a, b = self.cell[self.edges[0]], self.cell[self.edges[1]]
+        kind, inverse, number = np.unique(
+            np.stack([a, b, self.edges[2]]), axis=1, return_inverse=True, return_counts=True
+        )
+        matching = (number == self.size[kind[0]]) & (number == self.size[kind[1]]) & (kind[0] != kind[1])
+        chosen = self.edges[:2, matching[inverse.ravel()]]
+        graph = coo_array((np.ones(chosen.shape[1], bool), (chosen[0], chosen[1])), (len(self.cell),) * 2)
+        self.unit = connected_components(graph, directed=False)[1].astype(np.int64)
+        pairs, counts = np.unique(np.stack([self.unit, self.cell]), axis=1, return_counts=True)
+        bad = np.unique(pairs[0, counts > 1])
+        return np.flatnonzero(np.isin(self.unit, bad))
+
+    def levels(self) -> tuple[list[Level], list[Array], Array]:
+        """Levels of interchangeable components, derived labels, and what is stuck."""
+        units = int(self.unit.max(initial=-1)) + 1
+        kind = np.zeros(units, np.uint64)
+        np.add.at(kind, self.unit, _mix(self.colour))
+        self.kind = _ranks(kind)
+        order = np.lexsort((self.colour, self.unit))
+        self.members = np.split(order, np.flatnonzero(np.diff(self.unit[order])) + 1) if units else []
+        edges = np.stack([self.unit[self.edges[0]], self.unit[self.edges[1]],
+                          _ranks(_mix(_hash(self.edges[2], 5) ^ self.colour[self.edges[0]])
+                                 + _mix(self.colour[self.edges[1]] ^ np.uint64(6)))])  # fmt: skip
+        edges = np.unique(edges[:, edges[0] != edges[1]], axis=1)
+        first = np.full(units, len(self.unit), np.int64)
+        np.minimum.at(first, self.unit, np.arange(len(self.unit)))
+        self.first = first
+        self.derived_units: list[Array] = []
+        self.stuck_units: list[int] = []
+        self.found: list[Level] = []
+        loose = np.bincount(self.kind)[self.kind] > 1
+        everything = np.flatnonzero(loose)
+        if len(everything):
+            self._descend([everything], edges, -1, 0)
+        widths = sorted({rows.shape[1] for rows in self.derived_units})
+        derived = [
+            self._labels_of_derived(np.concatenate([rows for rows in self.derived_units if rows.shape[1] == width]))
+            for width in widths
+        ]
+        stuck = np.concatenate([self.members[u] for u in self.stuck_units] or [np.empty(0, np.int64)])
+        return self.found, derived, stuck
+
+    def _descend(self, blocks: Sequence[Array], edges: Array, parent: int, depth: int) -> list[Array]:
+        """Split isomorphic blocks of units into components, all blocks alike.
+
+        Returns:
+            for every block its units in an order that matches the other blocks'.
+        """
+        if len(blocks[0]) == 1:
+            return list(blocks)
+        where = np.full(len(self.kind), -1, np.int64)
+        for number, block in enumerate(blocks):
+            where[block] = number
+        inside = (where[edges[0]] >= 0) & (where[edges[0]] == where[edges[1]])
+        edges = edges[:, inside]
+        kept, derived = self._drop_complete(where, edges)
+        whole = np.concatenate(blocks)
+        free = np.setdiff1d(whole, derived)
+        local = np.full(len(self.kind), -1, np.int64)
+        local[free] = np.arange(len(free))
+        graph = coo_array((np.ones(kept.shape[1], bool), (local[kept[0]], local[kept[1]])), (len(free), len(free)))
+        component = connected_components(graph, directed=False)[1]
+        order = np.argsort(component, kind="stable")
+        parts = np.split(free[order], np.flatnonzero(np.diff(component[order])) + 1)
+        if len(parts) == len(blocks) and len(parts[0]) > 1:
+            self.stuck_units += [int(unit) for part in parts for unit in part]
+            return [part[np.lexsort((self.first[part], self.kind[part]))] for part in parts]
+        signature = np.array([int(np.add.reduce(_hash(self.kind[part], 8))) for part in parts], np.uint64)
+        home = np.array([where[part[0]] for part in parts])
+        start = np.array([self.first[part].min() for part in parts])
+        result: list[list[Array]] = [[] for _ in blocks]
+        for value in np.unique(signature):
+            alike = np.flatnonzero(signature == value)
+            alike = alike[np.lexsort((start[alike], home[alike]))]
+            m = len(alike) // len(blocks)
+            index = -1
+            if m > 1:
+                index = len(self.found)
+                self.found.append(Level(np.empty((0, 0, 0), np.int64), parent, depth))
+            ordered = self._descend([parts[k] for k in alike], kept, index if m > 1 else parent, depth + (m > 1))
+            if m > 1:
+                labels = [np.concatenate([self.members[unit] for unit in units]) for units in ordered]
+                nodes = np.stack(labels).reshape(len(blocks), m, -1)
+                self.found[index] = Level(nodes, parent, depth)
+            for number, units in enumerate(ordered):
+                result[number // m].append(units)
+        return [np.concatenate(units) for units in result]
+
+    def _drop_complete(self, where: Array, edges: Array) -> tuple[Array, Array]:
+        """Relations that say something inside the blocks, and the units that are derived from others."""
+        cell = _pair_ranks(where, self.kind)
+        size = np.bincount(cell, minlength=int(cell.max()) + 1)
+        kinds = np.stack([cell[edges[0]], cell[edges[1]], edges[2]])
+        groups, inverse, number = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
+        complete = number == size[groups[0]] * size[groups[1]]
+        edges, kinds = edges[:, ~complete[inverse.ravel()]], kinds[:, ~complete[inverse.ravel()]]
+        derived, implied = self._products(edges, kinds, size)
+        self.derived_units += derived
+        gone = np.unique(np.concatenate([rows[:, 0] for rows in derived] or [np.empty(0, np.int64)]))
+        edges = np.concatenate([edges, *implied], axis=1)
+        return np.unique(edges[:, ~np.isin(edges[0], gone) & ~np.isin(edges[1], gone)], axis=1), gone
+
+    def _products(self, edges: Array, kinds: Array, size: Array) -> tuple[list[Array], list[Array]]:
+        """Cells whose units are exactly the tuples of units of other cells.
+
+        Returns:
+            rows (unit, parts) of every such cell, and the relations between other units that they imply.
+        """
+        ends = np.concatenate([edges[:2], edges[1::-1]], axis=1)
+        kinds = np.concatenate([kinds, np.stack([kinds[1], kinds[0], -1 - kinds[2]])], axis=1)
+        found: list[Array] = []
+        implied: list[Array] = []
+        for source in np.unique(kinds[0]):
+            own = kinds[0] == source
+            number = int(own.sum())
+            columns: dict[int, Array] = {}
+            for target, tag in np.unique(kinds[1:, own], axis=1).T:
+                chosen = own & (kinds[1] == target) & (kinds[2] == tag)
+                order = np.argsort(ends[0, chosen])
+                units, column = ends[0, chosen][order], ends[1, chosen][order]
+                if len(units) != size[source] or (np.diff(units) == 0).any():
+                    break
+                if not np.array_equal(columns.setdefault(int(target), column), column):
+                    break
+                number -= len(units)
+            parts: list[Array] = []
+            relations: list[Array] = []
+            for target in sorted(columns, key=lambda t: -size[t]):  # a column that another determines is no part
+                for part in parts:
+                    pairs = np.unique(np.stack([part, columns[target]]), axis=1)
+                    if pairs.shape[1] == len(np.unique(part)):
+                        relations.append(np.concatenate([pairs, np.full((1, pairs.shape[1]), -7)]))
+                        break
+                else:
+                    parts.append(columns[target])
+            if number or len(parts) < 2 or np.prod([len(np.unique(part)) for part in parts]) != size[source]:
+                continue
+            rows = np.column_stack([units, *parts])
+            if len(np.unique(rows[:, 1:], axis=0)) == len(rows):
+                found.append(rows)
+                implied += relations
+        return found, implied
+
+    def _labels_of_derived(self, rows: Array) -> Array:
+        """Derived units as derived labels: every member moves as the parts' first members do."""
+        parts = np.column_stack([[self.members[unit][0] for unit in column] for column in rows[:, 1:].T])
+        tables = [np.column_stack([np.full(len(self.members[unit]), 0), self.members[unit]]) for unit in rows[:, 0]]
+        names = np.concatenate([table[:, 1] for table in tables])
+        repeat = np.repeat(np.arange(len(rows)), [len(table) for table in tables])
+        return np.column_stack([names, parts[repeat]])
+
+
+def _pair_ranks(first: Array, second: Array) -> Array:
+    """One number for every distinct pair."""
+    return np.unique(np.stack([first, second]), axis=1, return_inverse=True)[1].ravel().astype(np.int64)
