@@ -1,0 +1,233 @@
+"""The scale of every value of a program, as unknowns of a linear system.
+
+A symmetry that only multiplies entries gives every value a scale: value[i, j, …] is multiplied by
+`exp(Σ_t term_t[i, j, …])`, a sum of *terms*, each an array of unknowns of the value's rank and of size 1 along the
+dimensions it does not depend on. Every parameter starts with one unknown an index of each dimension; every operator
+says with equations how the terms of its inputs and outputs hang together. The same walk answers five questions:
+
+* `positive`: log-scales, over the reals (ReLU carries them on, tanh forbids them);
+* `sign`: flips, over GF(2) (tanh carries them on, ReLU forbids them);
+* `phase`: angles of complex values, over the reals (linear maps carry them on, taking the real part forbids them);
+* `linear`: axes that are only ever mixed linearly: what survives here carries GL(n);
+* `orthogonal`: the same where an axis also meets itself, in a norm or a Gram matrix: what survives carries O(n).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from graphs.program import Op, Program, Reference
+from graphs.scalings.system import Ids, LinearSystem
+
+Kind = Literal["positive", "sign", "phase", "linear", "orthogonal"]
+Terms = list[Ids]
+Scale = Terms | None  # None is the scale of an all-zero value: anything
+
+Rule = Callable[["ScaleWalk", Op], None]
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the scaling rule of operators, named without overload (`aten.relu`)."""
+
+    def add(function: Rule) -> Rule:
+        for name in names:
+            if name in _RULES:
+                raise ValueError(f"operator {name!r} has two scaling rules")
+            _RULES[name] = function
+        return function
+
+    return add
+
+
+@dataclass
+class ScaleWalk:
+    """One walk over a program.
+
+    Args:
+        program: what to walk.
+        kind: which question to ask.
+    """
+
+    program: Program
+    kind: Kind
+    system: LinearSystem = field(init=False)
+    scales: dict[int, Scale] = field(default_factory=dict)
+    parameters: dict[str, Terms] = field(default_factory=dict)
+    contracted: list[tuple[Ids, tuple[int, ...]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.system = LinearSystem(2 if self.kind == "sign" else 0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether whole axes are mixed, so that anything acting index by index forbids it."""
+        return self.kind in ("linear", "orthogonal")
+
+    def run(self) -> "ScaleWalk":
+        """Walk the whole program; returns itself."""
+        import graphs.scalings.rules  # noqa: F401  (registers the rules)
+
+        grouped = _grouped_weights(self.program)
+        used = self.program.users()
+        for name, value in self.program.tensors.items():
+            self.scales[value] = self.parameters[name] = self._unknowns(value, grouped.get(value, 1))
+            if not used[value]:
+                self.forbid(self.parameters[name])  # an unused tensor can be scaled in any way, which says nothing
+        for value in self.program.inputs:
+            self.scales[value] = []
+        for value, tensor in self.program.constants.items():
+            self.scales[value] = None if not bool(tensor.any()) else []
+        for op in self.program.ops:
+            if all(output is None or output in self.program.constants for output in op.outputs):
+                continue
+            _RULES.get(op.name, forbid_all)(self, op)
+            for output in op.outputs:
+                if output is not None and output not in self.scales:
+                    forbid_all(self, op)
+        for value in self.program.outputs:
+            self.forbid(self.terms(value))
+        return self
+
+    def _unknowns(self, value: int, groups: int) -> Terms:
+        shape = self.program.values[value].shape
+        if self.kind == "phase" and not self.program.values[value].dtype.is_complex:
+            return []
+        if not shape:
+            return [self.system.fresh(())]
+        terms = []
+        singles = [d for d, size in enumerate(shape) if size == 1]
+        for d, size in enumerate(shape):
+            if d == 1 and groups > 1:  # the input channels of every group have their own scales
+                own = np.repeat(self.system.fresh((groups, size)), shape[0] // groups, axis=0)
+                terms.append(own.reshape(shape[0], size, *[1] * (len(shape) - 2)))
+            elif size > 1 or singles[:1] == [d]:
+                terms.append(self.system.fresh(tuple(size if i == d else 1 for i in range(len(shape)))))
+        return terms
+
+    # --- access -------------------------------------------------------------------------------------------------
+
+    def shape(self, argument: Any) -> tuple[int, ...]:
+        """Shape of a tensor argument or value id; `()` for a number."""
+        if isinstance(argument, Reference):
+            argument = argument.value
+            return self.program.values[argument].shape
+        return ()
+
+    def scale(self, argument: Any) -> Scale:
+        """Scale of a tensor argument; a number has none."""
+        if not isinstance(argument, Reference):
+            return None if argument == 0 else []
+        return self.scales[argument.value]
+
+    def terms(self, argument: Any) -> Terms:
+        """Terms of a tensor argument or value id, `[]` for an all-zero value."""
+        found = self.scales[argument] if isinstance(argument, int) else self.scale(argument)
+        return found or []
+
+    def set(self, op: Op, scale: Scale, index: int = 0) -> None:
+        """Record the scale of an output."""
+        output = op.outputs[index]
+        if output is None:
+            return
+        if scale is not None:
+            rank = len(self.program.values[output].shape)
+            assert all(term.ndim == rank for term in scale), (op.target, [t.shape for t in scale], rank)
+            scale = self.collect(scale)
+        self.scales[output] = scale
+
+    # --- algebra of terms ---------------------------------------------------------------------------------------
+
+    def collect(self, terms: Sequence[Ids], signs: Sequence[int] | None = None) -> Terms:
+        """Terms with the same dependence added up, vanished ones dropped."""
+        by_pattern: dict[tuple[bool, ...], list[tuple[int, Ids]]] = {}
+        for position, term in enumerate(terms):
+            if term.any():
+                pattern = tuple(size > 1 for size in term.shape)
+                by_pattern.setdefault(pattern, []).append((signs[position] if signs else 1, term))
+        return [found for group in by_pattern.values() if (found := self.system.combination(*group)).any()]
+
+    def forbid(self, terms: Sequence[Ids]) -> None:
+        """Require that nothing is scaled here."""
+        for term in terms:
+            if term.any():
+                self.system.zero(term)
+
+    def forbid_along(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
+        """Require that the scale does not depend on these dimensions; returns the terms that do not."""
+        dependent = [term for term in terms if any(term.shape[axis] > 1 for axis in axes)]
+        self.forbid(dependent)
+        return [term for term in terms if all(term.shape[axis] == 1 for axis in axes)]
+
+    def equate(self, left: Scale, right: Scale) -> Scale:
+        """Require equal scales (of broadcast operands of equal rank); an all-zero side agrees with anything."""
+        if left is None or right is None:
+            return right if left is None else left
+        patterns = _maximal([term.shape for term in (*left, *right)])
+        for pattern in patterns:
+            sides = []
+            for terms in (left, right):
+                own = [(1, term) for term in terms if _home(term.shape, patterns) == pattern]
+                sides.append(self.system.combination(*own) if own else np.zeros((1,) * len(pattern), dtype=np.int64))
+            if sides[0].any() or sides[1].any():
+                self.system.equal(sides[0], sides[1])
+        return left
+
+    def contract(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
+        """A product summed over some dimensions: the scales along them must cancel; returns the others, same rank."""
+        dependent = [term for term in terms if any(term.shape[axis] > 1 for axis in axes) and term.any()]
+        patterns = _maximal([term.shape for term in dependent])
+        for pattern in patterns:
+            own = [term for term in dependent if _home(term.shape, patterns) == pattern]
+            if self.mixes:
+                self._contract_mixed(own, axes)
+            else:
+                self.system.equation(*((1, term) for term in own))
+        return [term for term in terms if not any(term.shape[axis] > 1 for axis in axes)]
+
+    def _contract_mixed(self, own: list[Ids], axes: Sequence[int]) -> None:
+        if len(own) != 2:
+            self.forbid(own)
+            return
+        self.system.equation((1, own[0]), (1 if self.kind == "linear" else -1, own[1]))
+        for term in own:
+            self.contracted.append((term, tuple(axis for axis in axes if term.shape[axis] > 1)))
+
+    def lift(self, argument: Any, shape: tuple[int, ...]) -> Terms:
+        """Terms of an operand that is broadcast to a shape."""
+        extra = len(shape) - len(self.shape(argument))
+        return [term.reshape((1,) * extra + term.shape) for term in self.terms(argument)]
+
+
+def _maximal(shapes: Sequence[tuple[int, ...]]) -> list[tuple[bool, ...]]:
+    patterns = {tuple(size > 1 for size in shape) for shape in shapes}
+    return [p for p in sorted(patterns) if not any(p != q and _within(p, q) for q in patterns)]
+
+
+def _within(small: tuple[bool, ...], large: tuple[bool, ...]) -> bool:
+    return all(not a or b for a, b in zip(small, large, strict=True))
+
+
+def _home(shape: tuple[int, ...], patterns: Sequence[tuple[bool, ...]]) -> tuple[bool, ...]:
+    own = tuple(size > 1 for size in shape)
+    return next(pattern for pattern in patterns if _within(own, pattern))
+
+
+def _grouped_weights(program: Program) -> dict[int, int]:
+    """Weights that a grouped convolution reads → number of groups."""
+    found = {}
+    for op in program.ops:
+        if op.name == "aten.convolution" and isinstance(op.arguments[1], Reference) and not op.arguments[6]:
+            found[op.arguments[1].value] = int(op.arguments[8])
+    return found
+
+
+def forbid_all(walk: ScaleWalk, op: Op) -> None:
+    """The rule for everything without one: no scaling may touch the operator."""
+    for value in op.inputs:
+        walk.forbid(walk.terms(value))
+    for index, output in enumerate(op.outputs):
+        if output is not None:
+            walk.set(op, [], index)
