@@ -1,5 +1,12 @@
 """From any torch module to its program, symmetry group and parameter graph."""
 
+from graphs.group import Factor, GroupElement, PoolingAxis, Slot, SymmetryGroup
+from graphs.labels import Labelling, label
 from graphs.program import Op, Program, Reference, Value, trace
+from graphs.symmetry import infer, symmetry
+from graphs.verify import Verdict, verify
 
-__all__ = ["Op", "Program", "Reference", "Value", "trace"]
+__all__ = [
+    "Factor", "GroupElement", "Labelling", "Op", "PoolingAxis", "Program", "Reference", "Slot", "SymmetryGroup",
+    "Value", "Verdict", "infer", "label", "symmetry", "trace", "verify",
+]  # fmt: skip

@@ -14,6 +14,7 @@ parameters has at i' what X had at i. *Pinned* labels are fixed by every σ.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -184,8 +185,8 @@ class Algebra:
             nodes = len(moved) + len(names)
             graph = coo_array((np.ones(moved.size, bool), (rows, len(moved) + inverse.ravel())), (nodes, nodes))
             component = connected_components(graph, directed=False)[1][: len(moved)]
-            which, component = np.unique(component, return_inverse=True)
-            hub = self.fresh(len(which))[component]
+            which, group = np.unique(component, return_inverse=True)
+            hub = self.fresh(len(which))[group.ravel()]
         self.same.append((np.repeat(hub, moved.shape[1]), moved.ravel(), self.tag()))
         return compress(hub.reshape(kept))
 
@@ -257,8 +258,8 @@ class Algebra:
                 continue
             cuts = sorted(wanted | _cuts(known), reverse=True)
             chain = [prod(sizes), *cuts, 1]
-            if all(a % b == 0 for a, b in zip(chain, chain[1:], strict=False)):
-                return known, tuple(a // b for a, b in zip(chain, chain[1:], strict=False))
+            if all(a % b == 0 for a, b in pairwise(chain)):
+                return known, tuple(a // b for a, b in pairwise(chain))
         return None
 
     def _split_via(
@@ -266,21 +267,15 @@ class Algebra:
     ) -> list[Array | None]:
         """Split by known coordinates, refine each of them, and merge the pieces to the sizes asked for."""
         current: Labels = tuple(self._split_core(labels, axis, known))
-        shape = [1] * axis + list(known)
         offset = 0
         for group in _groups(known, atoms):
-            current = self._regroup_axis(current, shape, axis + offset, axis, group)
-            shape[axis + offset : axis + offset + 1] = group
+            current = self._split_axis(current, axis + offset, axis, group)
             offset += len(group)
-        current_sizes = list(atoms)
-        offset = 0
-        for group in _groups(sizes, atoms):
+        for offset, group in enumerate(_groups(sizes, atoms)):
             current = self._merge_axes(current, axis + offset, axis, group)
-            current_sizes[offset : offset + len(group)] = [prod(group)]
-            offset += 1
         return list(current)
 
-    def _regroup_axis(self, parts: Labels, shape: list[int], axis: int, start: int, sizes: Sequence[int]) -> Labels:
+    def _split_axis(self, parts: Labels, axis: int, start: int, sizes: Sequence[int]) -> Labels:
         """Split one coordinate among several, carrying the others' dependence on it along."""
         own = axis - start
         pieces = self.split(parts[own], axis, sizes)

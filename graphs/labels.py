@@ -57,9 +57,9 @@ class Walk:
             algebra.now = op.index
             rule = rule_of(op)
             result: Any = self.unknown(op) if rule is None else rule(self, op)
-            for value, labels in zip(op.outputs, result if isinstance(result, list) else [result], strict=False):
-                if value is not None and labels is not None:
-                    self.assign(value, labels)
+            for output, labels in zip(op.outputs, result if isinstance(result, list) else [result], strict=False):
+                if output is not None and labels is not None:
+                    self.assign(output, labels)
             if any(self.values[value] is None for value in outputs):
                 raise AssertionError(f"the rule of {op.target} gives too few outputs")
         algebra.now = -1

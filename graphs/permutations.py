@@ -89,30 +89,43 @@ class Structure:
 
         Args:
             level: which level.
-            permutation: `[copies, m]`: block e goes to where block `permutation[c, e]` was.
+            permutation: `[..., copies, m]`: block e goes to where block `permutation[c, e]` was.
 
         Returns:
-            `[labels]`: where each label goes.
+            `[..., labels]`: where each label goes.
         """
         nodes = self.levels[level].nodes
-        sigma = np.arange(self.count)
-        target = np.take_along_axis(nodes, permutation[:, :, None], 1)
-        sigma[nodes.ravel()] = target.ravel()
+        lead = permutation.shape[:-2]
+        sigma = np.tile(np.arange(self.count), (*lead, 1))
+        target = np.take_along_axis(np.broadcast_to(nodes, (*lead, *nodes.shape)), permutation[..., None], -2)
+        sigma[..., nodes.ravel()] = target.reshape(*lead, -1)
         return self.complete(sigma)
 
     def complete(self, sigma: Array) -> Array:
-        """Fill in where derived labels go, given where all others go."""
-        for table in self.derived:
+        """Fill in where derived labels go, given where all others go (leading axes are a batch)."""
+        for table, keys, order in self._derived_keys:
             names, parts = table[:, 0], table[:, 1:]
-            image = np.where(parts < 0, parts, sigma[np.maximum(parts, 0)])
-            both = np.concatenate([np.column_stack([_ranks(self.colour[names]), parts]),
-                                   np.column_stack([_ranks(self.colour[names]), image])])  # fmt: skip
-            key = np.unique(both, axis=0, return_inverse=True)[1].ravel()
-            owner = np.full(int(key.max(initial=0)) + 1, -1, np.int64)
-            owner[key[: len(names)]] = names
-            found = owner[key[len(names) :]]
-            sigma[names] = np.where(found < 0, names, found)
+            image = self._key(names, np.where(parts < 0, parts, sigma[..., np.maximum(parts, 0)]))
+            place = np.minimum(np.searchsorted(keys, image), len(keys) - 1)
+            sigma[..., names] = np.where(keys[place] == image, names[order][place], names)
         return sigma
+
+    @cached_property
+    def _derived_keys(self) -> list[tuple[Array, Hashes, Array]]:
+        """For every table of derived labels their sorted keys and the order that sorts them."""
+        found = []
+        for table in self.derived:
+            keys = self._key(table[:, 0], table[:, 1:])
+            order = np.argsort(keys)
+            found.append((table, keys[order], order))
+        return found
+
+    def _key(self, names: Array, parts: Array) -> Hashes:
+        """A hash of a derived label's colour and parts, which name it."""
+        key = self.colour[names]
+        for column in range(parts.shape[-1]):
+            key = _mix(key ^ _hash(parts[..., column], 9 + column))
+        return key
 
     @cached_property
     def _edge_keys(self) -> Array:

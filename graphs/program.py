@@ -309,7 +309,8 @@ class _Reader:
         self.fold(ops)
         outputs, mutated = [], {}
         assert output_node is not None
-        for spec, node in zip(signature.output_specs, output_node.args[0], strict=True):
+        returned: Any = output_node.args[0]
+        for spec, node in zip(signature.output_specs, returned, strict=True):
             if not isinstance(node, torch.fx.Node) or node not in self.of_node:
                 continue
             if spec.kind is OutputKind.USER_OUTPUT:

@@ -9,17 +9,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphs.algebra import Labels
 from graphs.program import Op
 
 if TYPE_CHECKING:
     from graphs.labels import Walk
 
-Rule = Callable[["Walk", Op], "Labels | list[Labels | None]"]
+Rule = Callable[["Walk", Op], Any]  # Labels, or a list of them
 
 _RULES: dict[str, Rule] = {}
 

@@ -24,7 +24,8 @@ def layer_norm(walk: Walk, op: Op) -> list[Labels | None]:
     rows = walk.algebra.normalize(labels, axes)
     out = affine(walk, rows, op.arguments[2:4], LETTERS[len(labels) - count : len(labels)])
     statistics = walk.algebra.reduce(labels, axes, keep=True)
-    return [out, statistics, statistics][: len(op.outputs)]
+    both: list[Labels | None] = [statistics, statistics]
+    return [out, *both[: len(op.outputs) - 1]]
 
 
 @rule(

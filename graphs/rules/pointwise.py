@@ -34,7 +34,7 @@ def identity(walk: Walk, op: Op) -> Labels:
 @rule("aten.complex", "aten.polar", "aten.where", "aten.masked_fill", "aten.copy", "aten.addcmul", "aten.addcdiv")
 def several(walk: Walk, op: Op) -> Labels:
     """Elementwise in all tensor operands: tie what meets."""
-    return pointwise(walk, op)
+    return broadcast(walk, [walk.value_labels(value) for value in op.inputs])
 
 
 @rule("aten.view_as_real")

@@ -1,6 +1,7 @@
 """Reductions, and operators that depend on the order along a dimension."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from graphs.algebra import Labels
 from graphs.labels import Walk
@@ -9,7 +10,7 @@ from graphs.rules import rule
 from graphs.rules.shape import pin
 
 
-def axes_of(argument: object, rank: int) -> list[int]:
+def axes_of(argument: Any, rank: int) -> list[int]:
     """The dimensions an argument names: all for None or an empty list."""
     if argument is None or argument == ():
         return list(range(rank))
@@ -32,7 +33,7 @@ def norm(walk: Walk, op: Op) -> Labels | list[Labels | None]:
     return _reduced(walk, op, op.argument(2, "dim"), [len(walk.out_shape(op))])
 
 
-def _reduced(walk: Walk, op: Op, dim: object, ranks: Sequence[int]) -> Labels | list[Labels | None]:
+def _reduced(walk: Walk, op: Op, dim: Any, ranks: Sequence[int]) -> Labels | list[Labels | None]:
     labels = walk.labels(op.arguments[0])
     axes = axes_of(dim, len(labels)) if not isinstance(dim, bool) else list(range(len(labels)))
     keep = max(ranks) == len(labels)

@@ -1,6 +1,7 @@
 """Operators that move, split, merge or cut dimensions: NumPy indexing on label arrays."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def take(labels: Labels, axis: int, indices: Sequence[int] | Array) -> Labels:
 
 def drop(labels: Labels, axis: int) -> Labels:
     """Labels without a dimension on which nothing depends any more."""
-    return tuple(None if array is None else array.take(0, axis) for k, array in enumerate(labels) if k != axis)
+    return tuple(None if array is None else np.take(array, 0, axis) for k, array in enumerate(labels) if k != axis)
 
 
 @rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze", "aten.flatten")
@@ -123,7 +124,7 @@ def split(walk: Walk, op: Op) -> list[Labels | None]:
     if isinstance(sizes, int):
         sizes = [min(sizes, size - start) for start in range(0, size, sizes)]
     starts = np.cumsum([0, *sizes])
-    parts = [take(labels, axis, range(a, b)) for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [take(labels, axis, range(a, b)) for a, b in pairwise(starts)]
     for part in parts:  # unused pieces too: their labels stay in their own piece
         walk.algebra.mark(part[axis])
     return list(parts)

@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from graphs.scalings.system import LinearSystem, null_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from graphs.scalings.system import LinearSystem, null_space
 
 EQUATIONS = st.lists(
     st.lists(st.tuples(st.sampled_from([-2, -1, 1, 2]), st.integers(0, 7)), min_size=1, max_size=4), max_size=9
