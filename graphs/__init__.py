@@ -1,6 +1,8 @@
 """From any torch module to its program, symmetry group and parameter graph."""
 
-from graphs.group import Factor, GroupElement, PoolingAxis, Slot, SymmetryGroup
+from graphs.elements import GroupElement
+from graphs.factors import Factor, Slot
+from graphs.group import PoolingAxis, SymmetryGroup
 from graphs.labels import Labelling, label
 from graphs.program import Op, Program, Reference, Value, trace
 from graphs.symmetry import infer, symmetry

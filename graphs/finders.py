@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from graphs.group import AxisMap, Factor, PermutationFactor
+from graphs.factors import AxisMap, Factor, PermutationFactor
 from graphs.labels import Labelling
 from graphs.permutations import Structure
 from graphs.program import Program

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from graphs.factors import AxisMap, Factor, PermutationFactor
 from graphs.finders import Context, finders
-from graphs.group import AxisMap, Factor, PermutationFactor, SymmetryGroup
+from graphs.group import SymmetryGroup
 from graphs.labels import label
 from graphs.permutations import Structure, read
 from graphs.program import Program, trace

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from graphs.group import GroupElement, PermutationFactor, SymmetryGroup
+from graphs.elements import GroupElement
+from graphs.factors import PermutationFactor
+from graphs.group import SymmetryGroup
 from graphs.program import Program, Reference, evaluation_mode
 
 TOLERANCE = 1e-6
