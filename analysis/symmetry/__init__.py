@@ -1,0 +1,1 @@
+"""What the symmetry group of a model does to it."""
