@@ -40,3 +40,14 @@ def majority_accuracy(data: TaskData) -> float:
 def mean_squared_error_of_mean(data: TaskData) -> float:
     """Mean squared error on the test split of always answering the mean training target."""
     return float(mean_squared_error(data.train.targets.mean(0, keepdim=True), data.test.targets))
+
+
+def r2_of_mean(data: TaskData) -> float:
+    """Coefficient of determination on the test split of always answering the mean training target."""
+    train, test = data.train.targets, data.test.targets
+    return float(r2(train.mean(0, keepdim=True), test))
+
+
+def overlap(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over entries of sign(output) · target, for targets of ±1: 1 is perfect recall, 0 is chance."""
+    return (outputs.sign() * targets).mean()

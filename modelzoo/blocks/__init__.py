@@ -1,0 +1,1 @@
+"""Mechanisms shared by several families: written once here, never copied between their files."""

@@ -1,0 +1,1 @@
+"""Continuous: networks whose depth is time, integrated by a numerical solver."""

@@ -1,0 +1,1 @@
+"""Memory: networks whose attractors are stored patterns."""

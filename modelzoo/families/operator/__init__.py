@@ -1,0 +1,1 @@
+"""Operator: networks that map functions to functions."""

@@ -1,0 +1,1 @@
+"""Recurrent: a state updated by the same gates at every time step."""

@@ -1,0 +1,1 @@
+"""Recursive: the same cell applied from the leaves of a tree to its root."""

@@ -1,0 +1,1 @@
+"""State space: linear recurrences between pointwise non-linearities."""

@@ -1,0 +1,1 @@
+"""Tensor: layers whose weights are factorised as tensor networks."""
