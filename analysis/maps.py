@@ -54,8 +54,8 @@ class WeightMaps:
                 ),
                 row=place // per_row + 1, col=place % per_row + 1,
             )  # fmt: skip
-        drawing.update_xaxes(showticklabels=False, showgrid=False)
-        drawing.update_yaxes(showticklabels=False, showgrid=False, autorange="reversed")
+        drawing.update_xaxes(showticklabels=False, showgrid=False, ticks="")
+        drawing.update_yaxes(showticklabels=False, showgrid=False, ticks="", autorange="reversed")
         styled(drawing, height=40 + 250 * rows)
         drawing.update_layout(
             margin={"l": 8, "r": 8, "t": 48, "b": 8},

@@ -64,11 +64,11 @@ class Reconstruction:
             go.Heatmap(z=error, zmin=-largest, zmax=largest, colorscale=DIVERGING, showscale=False, name="error"),
             row=1, col=4,
         )  # fmt: skip
-        drawing.update_xaxes(showticklabels=False, showgrid=False, constrain="domain")
-        drawing.update_yaxes(showticklabels=False, showgrid=False, constrain="domain", autorange="reversed")
+        drawing.update_xaxes(showticklabels=False, showgrid=False, ticks="", constrain="domain")
+        drawing.update_yaxes(showticklabels=False, showgrid=False, ticks="", constrain="domain", autorange="reversed")
         for place in range(1, 5):
             drawing.update_yaxes(scaleanchor=f"x{place if place > 1 else ''}", scaleratio=1, row=1, col=place)
-        styled(drawing, height=max(160, round(250 * height / max(width, height)) + 30))
+        styled(drawing, height=max(120, round(165 * height / max(width, height)) + 34))
         return drawing.update_layout(margin={"l": 4, "r": 4, "t": 30, "b": 4})
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from analysis.theme import DIVERGING, FOCUS, INK, REFERENCE, styled, translucent
+from analysis.theme import DIVERGING, FOCUS, REFERENCE, styled, translucent
 from modelzoo.errors import UnknownNameError
 from modelzoo.store import Population
 
@@ -119,18 +119,20 @@ def add_band(
     """Draw a population's quantile band `[3, x]` and its median."""
     place = where or {}
     fill = translucent(REFERENCE, 0.32)
-    common = {"mode": "lines", "hoverinfo": "skip", "legendgroup": "population"}
-    drawing.add_trace(go.Scatter(x=x, y=band[0], line={"width": 0}, showlegend=False, **common), **place)
+    common = {"mode": "lines", "hoverinfo": "skip"}
+    drawing.add_trace(
+        go.Scatter(x=x, y=band[0], line={"width": 0}, showlegend=False, legendgroup="band", **common), **place
+    )
     drawing.add_trace(
         go.Scatter(
             x=x, y=band[2], line={"width": 0}, fill="tonexty", fillcolor=fill, showlegend=first,
-            name=f"population, {BAND[0]:.0%} to {BAND[2]:.0%}", **common,
+            name=f"population, {BAND[0]:.0%} to {BAND[2]:.0%}", legendgroup="band", **common,
         ), **place,
     )  # fmt: skip
     drawing.add_trace(
         go.Scatter(
             x=x, y=band[1], line={"color": REFERENCE, "width": 1.5, "dash": "dot"}, showlegend=first,
-            name="population median", **common,
+            name="population median", legendgroup="median", **common,
         ), **place,
     )  # fmt: skip
 
@@ -217,13 +219,13 @@ class WeightStatistics:
             go.Heatmap(
                 z=self.shares, x=list(STATISTICS), y=list(self.tensors), zmin=0, zmax=1, colorscale=DIVERGING,
                 text=[[f"{value:.3g}" for value in line] for line in self.values], texttemplate="%{text}",
-                textfont={"size": 11, "color": INK}, xgap=2, ygap=2,
+                textfont={"size": 11}, xgap=2, ygap=2,
                 hovertemplate="%{y}: %{x} = %{text}<br>above %{z:.0%} of the population<extra></extra>",
                 colorbar={"thickness": 10, "tickformat": ".0%", "outlinewidth": 0, "title": {"text": "above", "side": "top"}},
             )
         )  # fmt: skip
-        drawing.update_yaxes(autorange="reversed", showgrid=False)
-        drawing.update_xaxes(side="top", showgrid=False)
+        drawing.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+        drawing.update_xaxes(side="top", showgrid=False, ticks="")
         styled(drawing, height=70 + 30 * len(self.tensors))
         return drawing.update_layout(margin={"t": 40, "b": 10})
 

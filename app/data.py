@@ -3,13 +3,20 @@
 import pandas as pd
 import streamlit as st
 import torch
+from torch import nn
 
+from analysis.architecture import Architecture, architecture
 from analysis.curves import TrainingCurves, training_curves
 from analysis.maps import WeightMaps, weight_maps
 from analysis.rendering import Reconstruction, reconstruct
 from analysis.spectra import SingularSpectra, singular_spectra
+from analysis.symmetry.orbit import OrbitPath, Walker
+from analysis.symmetry.table import GroupTable, group_table
 from analysis.weights import WeightHistograms, WeightStatistics, weight_histograms, weight_statistics
+from graphs import SymmetryGroup, symmetry, verify
+from modelzoo.family import families, resolve
 from modelzoo.store import Population, Version, Zoo
+from modelzoo.task import Task, task
 
 torch.set_num_threads(1)  # a page is many small computations, and the browser wants a core too
 
@@ -42,6 +49,12 @@ def history(path: str, snapshot: str) -> list[Version]:
 def population(path: str, snapshot: str, name: str) -> Population:
     """One population."""
     return at(path, snapshot)[name]
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def architecture_of(path: str, snapshot: str, name: str) -> Architecture:
+    """The tree of the modules of a population."""
+    return architecture(population(path, snapshot, name).template())
 
 
 Tensors = tuple[str, ...]
@@ -81,3 +94,43 @@ def curves(path: str, snapshot: str, name: str, row: int, checkpoint: int) -> Tr
 def reconstruction(path: str, snapshot: str, name: str, row: int, checkpoint: int) -> Reconstruction:
     """The image that a model represents."""
     return reconstruct(population(path, snapshot, name), row, checkpoint)
+
+
+def family_names() -> list[str]:
+    """Every family and variant, `family.variant`."""
+    return [name for head, found in families().items() for name in (head, *(f"{head}.{v}" for v in found.variants))]
+
+
+@st.cache_resource(max_entries=16, show_spinner="Tracing the module and inferring its group")
+def family_group(name: str, tiny: bool) -> tuple[SymmetryGroup, Walker]:
+    """The group of a family's freshly initialised member, unchecked."""
+    found, variant = resolve(name)
+    chosen = task(found.task)
+    config = found.configure(chosen, {**(found.tiny if tiny else {}), **variant})
+    return inferred(found.build(config, seed=0), chosen)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Tracing the module and inferring its group")
+def model_group(path: str, snapshot: str, name: str, model: int) -> tuple[SymmetryGroup, Walker]:
+    """The group of a model of the zoo, unchecked."""
+    chosen = population(path, snapshot, name)
+    return inferred(chosen.module(int(chosen.positions([model])[0])), chosen.task)
+
+
+def inferred(module: nn.Module, chosen: Task) -> tuple[SymmetryGroup, Walker]:
+    """The group of a module that takes a task's inputs."""
+    inputs = chosen.example_inputs(8)
+    group = symmetry(module, inputs, verify=False)
+    return group, Walker(group, module, inputs)
+
+
+@st.cache_data(max_entries=16, show_spinner="Checking random elements", hash_funcs={SymmetryGroup: id, Walker: id})
+def group_table_of(group: SymmetryGroup, walker: Walker, seed: int) -> GroupTable:
+    """The table of a group, with the verdict of a check of its own."""
+    return group_table(group, verify(group, walker.module, walker.inputs, seed=seed))
+
+
+@st.cache_data(max_entries=32, show_spinner="Walking along the orbit", hash_funcs={Walker: id})
+def orbit(walker: Walker, factor: str, times: tuple[float, ...]) -> OrbitPath:
+    """The errors along a one-parameter subgroup."""
+    return walker.path(factor, times)

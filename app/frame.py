@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import streamlit as st
 
@@ -25,6 +26,9 @@ h3 {{ padding: .5rem 0 .1rem 0 !important; font-size: 1.08rem !important; }}
 [data-testid="stMetricLabel"] {{ color: {MUTED}; }}
 .st-key-page-end {{ border-top: 1px solid #E7EAEE; padding-top: .4rem; margin-top: .6rem; }}
 """
+
+PLOTLY = {"displayModeBar": False}
+LINKED: Any = {"bind": "query-params", "persist_state": "session"}  # a control whose value is part of the URL
 
 Page = Callable[[], None]
 
@@ -66,3 +70,11 @@ def need_zoo() -> str | None:
             "The app was started without a zoo. Make one with `metazoo populate zoo siren --models 200` and open it with "
             "`metazoo app --zoo zoo`.", icon=":material/info:")  # fmt: skip
     return path
+
+
+def link_to_model(name: str) -> None:
+    """A link to the page of `population/id`."""
+    population, _, model = name.rpartition("/")
+    from app.navigation import pages  # the list of pages holds the pages that link
+
+    st.page_link(pages()["model"], label=f"Open {name}", icon=":material/open_in_new:", query_params={"population": population, "model": model})  # fmt: skip

@@ -18,10 +18,9 @@ from analysis.crossfilter import (
     replaced,
 )
 from app import data
-from app.frame import framed, need_zoo
+from app.frame import LINKED, PLOTLY, framed, link_to_model, need_zoo
 from modelzoo.errors import UserError
 
-PLOTLY = {"displayModeBar": False}
 FILTER = "filter"
 SHOWN_DISTRIBUTIONS = 6
 
@@ -56,7 +55,7 @@ def populations(table: pd.DataFrame) -> pd.DataFrame:
     counts = table["population"].value_counts().sort_index()
     names = [str(name) for name in counts.index]
     chosen = st.pills(
-        "Populations", names, selection_mode="multi", key="populations", bind="query-params", persist_state="session",
+        "Populations", names, selection_mode="multi", key="populations", **LINKED,
         format_func=lambda name: f"{name}  {counts[name]:,}", help="None chosen: all of them.",
     )  # fmt: skip
     return table[table["population"].isin(chosen)] if chosen else table
@@ -68,7 +67,7 @@ def filters(table: pd.DataFrame) -> list[str]:
     offers = [f"{metric} > {table[metric].median():.3g}"] if metric else []
     offers += [f"split == {value!r}" for value in sorted(table["split"].unique())] if "split" in table else []
     return st.multiselect(
-        "Filter", offers, key=FILTER, accept_new_options=True, bind="query-params", persist_state="session",
+        "Filter", offers, key=FILTER, accept_new_options=True, **LINKED,
         placeholder="type an expression such as  test_accuracy > 0.9 and split == 'test'  or draw on a chart",
         help="Every expression must hold. Comparisons of columns, joined by and, or, not; the same language as metazoo query.",
     )  # fmt: skip
@@ -106,11 +105,11 @@ def absorb_selections(table: pd.DataFrame) -> None:
 def read_selection(table: pd.DataFrame, columns: Sequence[str], selection: Any) -> list[str]:
     """The expressions that a selection in the chart of these columns stands for."""
     if len(columns) == 1 and columns[0] in table:
-        bins = {int(round(point["x"])) for point in selection.get("points", [])}
+        bins = {round(point["x"]) for point in selection.get("points", [])}
         return [distribution(table, table, columns[0]).expression(sorted(bins))] if bins else []
     boxes = selection.get("box", [])
     if len(columns) == 2 and boxes and set(columns) <= set(table):
-        return cloud(table, table, *columns).expressions(boxes[-1]["x"], boxes[-1]["y"])
+        return cloud(table, table, columns[0], columns[1]).expressions(boxes[-1]["x"], boxes[-1]["y"])
     return []
 
 
@@ -119,13 +118,12 @@ def chart_controls(table: pd.DataFrame) -> dict[str, Any]:
     varied = chartable(table)
     numeric = [name for name in varied if pd.api.types.is_numeric_dtype(table[name])]
     columns = [str(name) for name in table.columns]
-    common: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
     with st.popover("Charts and columns", icon=":material/tune:"):
-        x = st.selectbox("Horizontal", columns, index=None, key="x", placeholder="automatic", **common)
-        y = st.selectbox("Vertical", columns, index=None, key="y", placeholder="automatic", **common)
-        colour = st.selectbox("Colour", columns, index=None, key="colour", placeholder="automatic", **common)
-        bars = st.multiselect("Distributions", columns, key="distributions", placeholder="automatic", **common)
-        shown = st.multiselect("Columns of the table", columns, key="columns", placeholder="all that vary", **common)
+        x = st.selectbox("Horizontal", columns, index=None, key="x", placeholder="automatic", **LINKED)
+        y = st.selectbox("Vertical", columns, index=None, key="y", placeholder="automatic", **LINKED)
+        colour = st.selectbox("Colour", columns, index=None, key="colour", placeholder="automatic", **LINKED)
+        bars = st.multiselect("Distributions", columns, key="distributions", placeholder="automatic", **LINKED)
+        shown = st.multiselect("Columns of the table", columns, key="columns", placeholder="all that vary", **LINKED)
     vertical = y or next((name for name in numeric if name.startswith("test_")), numeric[0] if numeric else None)
     telling = [name for name in numeric if name != vertical and name in {"learning_rate", "label", "train_loss"}]
     return {
@@ -173,14 +171,6 @@ def show_distribution(counts: Distribution, key: str) -> None:
     st.plotly_chart(
         counts.plot(), key=key, theme=None, config=PLOTLY, on_select="rerun", selection_mode=("points", "box")
     )
-
-
-def link_to_model(name: str) -> None:
-    """A link to the page of `population/id`."""
-    population, _, model = name.rpartition("/")
-    from app.navigation import pages  # the list of pages holds this one
-
-    st.page_link(pages()["model"], label=f"Open {name}", icon=":material/open_in_new:", query_params={"population": population, "model": model})  # fmt: skip
 
 
 def model_table(table: pd.DataFrame, selected: pd.DataFrame, columns: Sequence[str]) -> None:
