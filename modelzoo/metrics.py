@@ -1,5 +1,7 @@
 """Metrics and trivial predictors shared by tasks; every metric is vmappable."""
 
+from math import log
+
 import torch
 from torch import Tensor
 
@@ -51,3 +53,9 @@ def r2_of_mean(data: TaskData) -> float:
 def overlap(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over entries of sign(output) · target, for targets of ±1: 1 is perfect recall, 0 is chance."""
     return (outputs.sign() * targets).mean()
+
+
+def bits_per_character(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean of -log2 p(token); logits `[..., vocabulary]`, tokens `[...]`."""
+    chosen = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1))
+    return -chosen.mean() / log(2)
