@@ -27,15 +27,11 @@ def folder() -> Path:
 
 def memory_mapped(population: "Population", path: str) -> NDArray[Any]:
     """The whole array, `[model, …]`, read once and then mapped; small arrays simply stay in memory."""
-    held: dict[str, NDArray[Any]] = population.__dict__.setdefault("_held", {})
-    key = f"{population.snapshot_id}:{path}"
-    if key not in held:
-        array = population.array(path)
-        if array.nbytes <= IN_MEMORY_BYTES:
-            held[key] = population._read(path)
-        else:
-            held[key] = _mapped(population, path)
-    return held[key]
+    held = population._held
+    if path not in held:
+        small = population.array(path).nbytes <= IN_MEMORY_BYTES
+        held[path] = population._read(path) if small else _mapped(population, path)
+    return held[path]
 
 
 def _mapped(population: "Population", path: str) -> NDArray[Any]:

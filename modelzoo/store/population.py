@@ -1,6 +1,7 @@
 """A population: the models of a zoo that share family and config."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from modelzoo.family import Family, FamilyConfig, family
 from modelzoo.store import arrays
 from modelzoo.store.cache import memory_mapped
 from modelzoo.store.query import select
-from modelzoo.store.records import Kind, ModelBatch, PopulationInfo
+from modelzoo.store.records import Kind, ModelBatch, PopulationInfo, check_encoding, manifest
 from modelzoo.task import Task, task
 
 if TYPE_CHECKING:
@@ -43,39 +44,36 @@ class Population:
         self.snapshot_id = str(session.snapshot_id)
         self.group = zarr.open_group(session.store, path=self.name, mode="r")
         attributes = dict(self.group.attrs)
-        found = (attributes.get("encoding-type"), attributes.get("encoding-version"))
-        if found != tuple(ENCODING.values()):
-            raise UserError(f"population {self.name!r} has the encoding {found}, this version of metazoo reads {tuple(ENCODING.values())}.")  # fmt: skip
+        check_encoding(f"population {self.name!r}", attributes, ENCODING)
         self.info = PopulationInfo.model_validate(attributes["population"])
+        self._arrays = arrays.open_all(self.group)
+        self._held: dict[str, NDArray[Any]] = {}  # see cache.memory_mapped
         self._table: pd.DataFrame | None = None
 
     def __len__(self) -> int:
-        return self.array("columns/id").shape[0] if "columns/id" in self.group else 0
+        return self._arrays["columns/id"].shape[0] if "columns/id" in self._arrays else 0
 
     def __repr__(self) -> str:
         return f"Population({self.name!r}, family={self.info.family!r}, models={len(self)})"
 
     def array(self, path: str) -> zarr.Array[Any]:
         """The Zarr array at `params/…`, `buffers/…`, `metrics/…` or `columns/…`."""
-        found = self.group[path]
-        assert isinstance(found, zarr.Array)
-        return found
+        return self._arrays[path]
 
     def paths(self) -> list[str]:
         """Paths of all arrays, sorted."""
-        folders = sorted(self.group.groups())
-        return [f"{folder}/{name}" for folder, group in folders for name in sorted(group.array_keys())]
+        return list(self._arrays)
 
     def _read(self, path: str, selection: Any = slice(None)) -> NDArray[Any]:
         try:
             return arrays.to_numpy(self.array(path), selection)
-        except (ValueError, RuntimeError, OSError) as error:
-            if not _is_damage(error):
+        except arrays.UNREADABLE as error:
+            if isinstance(error, ValueError) and "checksum" not in str(error):
                 raise
             from modelzoo.store.integrity import damaged_models
 
-            models = ", ".join(map(str, damaged_models(self, path)))
-            raise UserError(
+            models = shown(damaged_models(self, path))
+            raise DamagedError(
                 f"array {path!r} of population {self.name!r} is damaged (models {models}); the rest is readable, metazoo verify "
                 "lists all damage and metazoo history the snapshots to go back to.") from None  # fmt: skip
 
@@ -115,16 +113,23 @@ class Population:
         if rows is not None and not isinstance(rows, slice):
             rows = np.asarray(rows)
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        found = {}
-        for path, (of_kind, info) in self.info.tensors.items():
-            if kind not in (of_kind, "state"):
-                continue
-            if rows is None or isinstance(rows, slice):
-                values = self._read(path, (rows if rows is not None else slice(None), step))
-            else:
-                values = memory_mapped(self, path)[rows, step]
-            found[info.name] = torch.from_numpy(np.ascontiguousarray(values))
-        return found
+        wanted = {path: info.name for path, (of, info) in self.info.tensors.items() if kind in (of, "state")}
+        if len(self) == 0:
+            raise UserError(f"population {self.name!r} has no models yet; run metazoo populate again.")
+        if rows is None or isinstance(rows, slice):
+            values = arrays.together(lambda path: self._read(path, (rows or slice(None), step)), wanted)
+        else:
+            values = [self._rows(path, rows, step) for path in wanted]
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in zip(wanted.values(), values, strict=True)
+        }
+
+    def _rows(self, path: str, rows: NDArray[Any], step: int) -> NDArray[Any]:
+        try:
+            return memory_mapped(self, path)[rows, step]
+        except DamagedError:  # somewhere in the array, perhaps not in these rows
+            return np.concatenate([self._read(path, (slice(row, row + 1), step)) for row in rows % len(self)])
 
     def _checkpoint(self, checkpoint: int) -> int:
         count = len(self.info.checkpoint_steps)
@@ -176,24 +181,36 @@ class Population:
             raise UserError(f"population {self.name!r} has {len(self)} models, there is no row {row}.")
         row %= len(self)
         module = self.template()
+        if manifest(module) != (self.info.parameters, self.info.buffers):
+            raise UserError(
+                f"family {self.info.family!r} no longer has the parameters that population {self.name!r} was made with; "
+                f"use the versions that wrote it: {self.info.versions}.") from None  # fmt: skip
         state = {name: value[0] for name, value in self.stacked(slice(row, row + 1), checkpoint, "state").items()}
-        module.load_state_dict(state, strict=False)
+        module.load_state_dict(state, strict=False)  # a tied parameter is stored under its first name only
         return module
 
     def append(self, batch: ModelBatch, message: str | None = None) -> None:
         """Add models in one commit; raises `UserError` for ids that are there, `ValueError` for wrong shapes."""
         values = batch.arrays()
-        self._check(values)
-        with self.zoo.transaction(message or f"add {len(batch)} models to {self.name}") as root:
-            group = root[self.name]
-            assert isinstance(group, zarr.Group)
-            for path, array in values.items():
-                target = group[path] if path in group else arrays.create(group, path, array)
-                assert isinstance(target, zarr.Array)
-                arrays.extend(target, array)
+        self._check_shapes(values)
+        with self._writing(message or f"add {len(batch)} models to {self.name}") as group:
+            stored = arrays.open_all(group)
+            self._check_ids(values, stored)
+            if not stored:
+                stored = {path: arrays.create(group, path, array) for path, array in values.items()}
+            arrays.extend(stored, values)
+
+    @contextmanager
+    def _writing(self, message: str) -> Iterator[zarr.Group]:
+        """This population's group in its newest state, which other processes may have changed; one commit at the end."""
+        with self.zoo.transaction(message) as root:
+            group = root.get(self.name)
+            if not isinstance(group, zarr.Group):
+                raise UserError(f"population {self.name!r} was removed meanwhile; nothing was written.")
+            yield group
         self.refresh()
 
-    def _check(self, values: dict[str, NDArray[Any]]) -> None:
+    def _check_shapes(self, values: dict[str, NDArray[Any]]) -> None:
         expected = {
             path: (len(self.info.checkpoint_steps), *info.shape) for path, (_, info) in self.info.tensors.items()
         }
@@ -201,40 +218,41 @@ class Population:
         if given != expected:
             wrong = sorted(path for path in {*given, *expected} if given.get(path) != expected.get(path))
             raise ValueError(f"arrays {wrong} do not fit the manifest of population {self.name!r}")
+        dtypes = {path: info.dtype for path, (_, info) in self.info.tensors.items() if values[path].dtype != info.dtype}
+        if dtypes:
+            raise ValueError(f"arrays must have the dtypes of the manifest of population {self.name!r}: {dtypes}")
         ids = values["columns/id"]
-        if len(self):
-            if set(values) != set(self.paths()):
-                raise ValueError(
-                    f"the batch must have the same arrays as before: {sorted({*values} ^ {*self.paths()})}"
-                )
-            taken = self.table.index.intersection(pd.Index(ids))
-            if len(taken):
-                raise UserError(f"population {self.name!r} already has model {taken[0]}; nothing was written.")
         if len(np.unique(ids)) != len(ids):
             raise UserError(f"two models of the batch for {self.name!r} have the same id; nothing was written.")
 
+    def _check_ids(self, values: dict[str, NDArray[Any]], stored: dict[str, zarr.Array[Any]]) -> None:
+        if not stored:
+            return
+        if set(values) != set(stored):
+            raise ValueError(f"the batch must have the same arrays as before: {sorted({*values} ^ {*stored})}")
+        taken = np.intersect1d(values["columns/id"], arrays.to_numpy(stored["columns/id"], slice(None)))
+        if len(taken):
+            raise UserError(f"population {self.name!r} already has model {taken[0]}; nothing was written.")
+
     def delete_models(self, ids: Sequence[int] | pd.Index) -> None:
         """Remove models by id in one commit; the history keeps them."""
-        gone = self.positions(ids)
-        keep = np.setdiff1d(np.arange(len(self)), gone)
-        kept = {path: self._read(path)[keep] for path in self.paths()}
-        with self.zoo.transaction(f"delete {len(gone)} models of {self.name}") as root:
-            group = root[self.name]
-            assert isinstance(group, zarr.Group)
-            for path, values in kept.items():
+        gone = self.table.index[self.positions(ids)]
+        with self._writing(f"delete {len(gone)} models of {self.name}") as group:
+            stored = arrays.open_all(group)
+            keep = ~np.isin(arrays.to_numpy(stored["columns/id"], slice(None)), gone)
+            for path, array in stored.items():
+                values = arrays.to_numpy(array, slice(None))[keep]
                 del group[path]
-                arrays.extend(arrays.create(group, path, values), values)
-        self.refresh()
+                arrays.extend({path: arrays.create(group, path, values)}, {path: values})
 
     def copy_arrays(self, group: zarr.Group) -> None:
-        """Write all arrays into another population's group, a shard of models at a time."""
-        step = arrays.CHUNK_MODELS * arrays.SHARD_CHUNKS
+        """Write all arrays into another population's group, some models at a time."""
         for path in self.paths():
-            for start in range(0, len(self), step):
-                values = self._read(path, slice(start, start + step))
-                target = group[path] if start else arrays.create(group, path, values)
-                assert isinstance(target, zarr.Array)
-                arrays.extend(target, values)
+            target = None
+            for start in range(0, len(self), arrays.TABLE_MODELS):
+                values = self._read(path, slice(start, start + arrays.TABLE_MODELS))
+                target = target or arrays.create(group, path, values)
+                arrays.extend({path: target}, {path: values})
 
     def to_xarray(self) -> xarray.Dataset:
         """Everything as one dataset with the dimensions model, checkpoint and step; tensors load lazily."""
@@ -255,8 +273,10 @@ class Population:
         return dataset.assign_coords({name: value for name, value in coordinates.items() if name in dimensions})
 
 
-def _is_damage(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) or any(
-        word in text for word in ("crc", "checksum", "zstd", "decod", "not found")
-    )
+class DamagedError(UserError):
+    """Stored bytes cannot be read back; the message names the array and the models."""
+
+
+def shown(models: Sequence[int], most: int = 10) -> str:
+    """Ids in a sentence: `3, 4, 5`, and how many more."""
+    return ", ".join(map(str, models[:most])) + (f" and {len(models) - most} more" if len(models) > most else "")

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -14,6 +15,10 @@ from modelzoo.errors import UserError
 
 Kind = Literal["parameters", "buffers", "state"]
 STATUSES = ("ok", "diverged")
+STORABLE = frozenset({
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32,
+    torch.float64, torch.complex64, torch.complex128,
+})  # fmt: skip
 
 
 class TensorInfo(BaseModel):
@@ -79,11 +84,20 @@ def manifest(module: nn.Module) -> tuple[tuple[TensorInfo, ...], tuple[TensorInf
     return parameters, tuple(describe(name, tensor) for name, tensor in kept.items())
 
 
-def check_name(name: str) -> str:
-    """The name itself if it can be a population's; raises `UserError` otherwise."""
+def check_encoding(what: str, attributes: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    """Raise `UserError`, naming both, when a group's encoding is not the expected one."""
+    found = [str(attributes.get(key, "none")) for key in expected]
+    if found != list(expected.values()):
+        raise UserError(
+            f"{what} has the encoding {' '.join(found)}, this version of metazoo reads {' '.join(expected.values())}; "
+            "install the version that wrote it.")  # fmt: skip
+
+
+def check_name(name: str, kind: str = "population") -> str:
+    """The name itself if a population (or a tag) can have it; raises `UserError` otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(
-            f"population name {name!r} is not usable; use letters, digits, '.', '_' and '-', at most 100 of them, "
+            f"{kind} name {name!r} is not usable; use letters, digits, '.', '_' and '-', at most 100 of them, "
             "beginning with a letter or digit.", 2)  # fmt: skip
     return name
 
@@ -113,6 +127,10 @@ class ModelBatch:
         parts = {"params": self.parameters, "buffers": self.buffers, "metrics": self.metrics, "columns": self.columns}
         for folder, part in parts.items():
             for name, values in part.items():
+                if isinstance(values, Tensor) and values.dtype not in STORABLE:
+                    raise UserError(
+                        f"{name!r} has dtype {values.dtype}, which a zoo cannot hold; convert it to float32."
+                    )
                 array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
                 found[f"{folder}/{name}"] = array
         lengths = {path: len(array) for path, array in found.items() if len(array) != len(self)}

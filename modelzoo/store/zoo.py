@@ -4,7 +4,9 @@ Every change is one commit: readers never see half of it, a crash loses at most 
 overwrite each other silently. `docs/format.md` states the layout.
 """
 
+import errno
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,10 +20,11 @@ from zarr.errors import GroupNotFoundError
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.store.population import ENCODING, Population
 from modelzoo.store.query import select
-from modelzoo.store.records import PopulationInfo, Problem, Version, check_name
+from modelzoo.store.records import PopulationInfo, Problem, Version, check_encoding, check_name
 
 ZOO_ENCODING = {"encoding-type": "metazoo-zoo", "encoding-version": "1.0.0"}
 BRANCH = "main"
+LOCK_FILE = ".lock"
 LOCK_SECONDS = 60.0  # a commit takes well under a second
 
 icechunk.set_logs_filter("error")  # its warning that local commits race is answered by the lock below
@@ -56,22 +59,42 @@ class Zoo:
     @classmethod
     def create(cls, path: str | Path) -> "Zoo":
         """A new, empty zoo; raises `UserError` when the place is taken or cannot be written."""
-        target, local = str(path), "://" not in str(path)
-        folder = Path(target)
-        if local and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{target!r} exists and is not empty; choose another path for the new zoo.")
-        fresh = local and not folder.exists()
+        zoo = cls._create(path)
+        if zoo is None:
+            raise UserError(f"{str(path)!r} exists and is not empty; choose another path for the new zoo.")
+        return zoo
+
+    @classmethod
+    def _create(cls, path: str | Path) -> "Zoo | None":
+        """A new zoo, or None when something is there already, perhaps made by another process a moment ago."""
+        target, folder = str(path), Path(path)
         try:
-            if local:
-                folder.mkdir(parents=True, exist_ok=True)
-            repository = icechunk.Repository.create(storage(path), _configuration())
-            with repository.transaction(BRANCH, message="create zoo") as store:
-                zarr.create_group(store, attributes=dict(ZOO_ENCODING))
+            if not _is_local(path):
+                place = storage(path)
+                if icechunk.Repository.exists(place):
+                    return None
+                return cls(target, _new_repository(place), writable=True)
+            if folder.exists():
+                if not folder.is_dir():
+                    raise UserError(f"{target!r} is a file; choose another path for the new zoo.")
+                if _contents(folder):
+                    return None
+                return cls(target, _new_repository(storage(path)), writable=True)
+            # Made beside its place and moved there in one step: nobody sees half a zoo or races for the place.
+            making = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+            making.mkdir(parents=True)
+            try:
+                _new_repository(storage(making))
+                making.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return None
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+            return cls.open(path, writable=True)
         except (OSError, icechunk.IcechunkError) as error:
-            if fresh:
-                shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"cannot create a zoo at {target!r}: {_reason(error)}; choose a writable path.") from None
-        return cls(target, repository, writable=True)
 
     @classmethod
     def open(cls, path: str | Path, writable: bool = False, at: str | None = None) -> "Zoo":
@@ -86,36 +109,42 @@ class Zoo:
             UserError: there is no zoo at the path, or its format is of another version.
         """
         target = str(path)
-        if "://" not in target and not Path(target).exists():
+        if _is_local(path) and not Path(path).exists():
             raise UserError(f"there is no zoo at {target!r}; make one with: metazoo populate {target} FAMILY.")
+        not_a_zoo = UserError(f"{target!r} is not a zoo (no Icechunk repository there); name the folder of a zoo.")
         try:
+            if _is_local(path) and not _contents(
+                Path(path)
+            ):  # also raises for a file and a folder that is closed to us
+                raise not_a_zoo
             repository = icechunk.Repository.open(storage(path), _configuration())
-        except icechunk.IcechunkError:
-            raise UserError(
-                f"{target!r} is not a zoo (no Icechunk repository there); name the folder of a zoo."
-            ) from None
+        except NotADirectoryError:
+            raise not_a_zoo from None
+        except (OSError, icechunk.IcechunkError) as error:
+            if "repository doesn't exist" in str(error):
+                raise not_a_zoo from None
+            raise UserError(f"cannot read the zoo {target!r}: {_reason(error)}.") from None
         zoo = cls(target, repository, writable and at is None, at)
         try:
             attributes = dict(zarr.open_group(zoo.session().store, mode="r").attrs)
         except (GroupNotFoundError, FileNotFoundError):
             attributes = {}
-        found = (attributes.get("encoding-type"), attributes.get("encoding-version"))
-        if found != tuple(ZOO_ENCODING.values()):
-            raise UserError(f"{target!r} has the encoding {found}, this version of metazoo reads {tuple(ZOO_ENCODING.values())}.")  # fmt: skip
+        check_encoding(repr(target), attributes, ZOO_ENCODING)
         return zoo
 
     @classmethod
     def open_or_create(cls, path: str | Path) -> "Zoo":
         """The zoo at the path, writable, made if there is nothing there yet."""
-        local = Path(str(path))
-        if "://" not in str(path) and (not local.exists() or (local.is_dir() and not any(local.iterdir()))):
-            return cls.create(path)
-        return cls.open(path, writable=True)
+        there = _is_local(path) and Path(path).is_dir() and bool(_contents(Path(path)))
+        return (None if there else cls._create(path)) or cls.open(path, writable=True)
 
     def session(self) -> icechunk.Session:
         """A read-only session at the newest snapshot, or at the one the zoo was opened at."""
         if self._at is None:
-            return self._repository.readonly_session(branch=BRANCH)
+            try:
+                return self._repository.readonly_session(branch=BRANCH)
+            except icechunk.IcechunkError as error:
+                raise UserError(f"cannot read the newest state of the zoo {self.path!r}: {_reason(error)}.") from None
         try:
             if self._at in self._repository.list_tags():
                 return self._repository.readonly_session(tag=self._at)
@@ -140,7 +169,7 @@ class Zoo:
                 f"the zoo {self.path!r} is open for reading only; open it with writable=True and without at=."
             )
         try:
-            with self._lock():
+            with _lock(self.path):
                 session = self._repository.writable_session(BRANCH)
                 yield zarr.open_group(session.store, mode="r+")
                 session.commit(message, rebase_with=icechunk.ConflictDetector())
@@ -154,12 +183,6 @@ class Zoo:
             ) from None  # fmt: skip
         except (OSError, icechunk.IcechunkError) as error:
             raise UserError(f"cannot write to the zoo {self.path!r}: {_reason(error)}; nothing was changed.") from None
-
-    def _lock(self) -> FileLock | nullcontext[None]:
-        """Object stores commit atomically by themselves; a local folder needs a lock between processes."""
-        if "://" in self.path:
-            return nullcontext()
-        return FileLock(Path(self.path) / ".lock", timeout=LOCK_SECONDS)
 
     def names(self) -> list[str]:
         """Names of the populations, sorted."""
@@ -185,12 +208,14 @@ class Zoo:
 
     def create_population(self, info: PopulationInfo) -> Population:
         """Add an empty population; raises `UserError` when its name is taken or not usable."""
-        check_name(info.name)
-        if info.name in self:
-            raise UserError(f"the zoo already has a population {info.name!r}; choose another name or remove it first (metazoo rm).")  # fmt: skip
         with self.transaction(f"create {info.name}") as root:
-            root.create_group(info.name, attributes={**ENCODING, "population": info.model_dump(mode="json")})
+            self._new_group(root, info)
         return self[info.name]
+
+    def _new_group(self, root: zarr.Group, info: PopulationInfo) -> zarr.Group:
+        if check_name(info.name) in root:
+            raise UserError(f"the zoo {self.path!r} already has a population {info.name!r}; choose another name or remove it first (metazoo rm).")  # fmt: skip
+        return root.create_group(info.name, attributes={**ENCODING, "population": info.model_dump(mode="json")})
 
     def table(self) -> pd.DataFrame:
         """The model table over all populations: one row a model, indexed by `population/id`."""
@@ -217,6 +242,7 @@ class Zoo:
 
     def tag(self, name: str) -> None:
         """Give the present state a name that `Zoo.open(path, at=name)` finds for ever."""
+        check_name(name, "tag")
         try:
             self._repository.create_tag(name, self.snapshot_id)
         except icechunk.IcechunkError as error:
@@ -224,34 +250,58 @@ class Zoo:
 
     def delete(self, name: str) -> None:
         """Remove a population; the history keeps it."""
-        population = self[name]
-        with self.transaction(f"delete {population.name}") as root:
-            del root[population.name]
+        with self.transaction(f"delete {name}") as root:
+            if name not in root:
+                raise UnknownNameError("population", name, root.group_keys(), f"metazoo ls {self.path}")
+            del root[name]
 
     def copy(self, name: str, into: "Zoo", new_name: str | None = None) -> Population:
         """Copy a population into a zoo (possibly this one) in one commit; values stay bit-equal."""
         source = self[name]
-        target = check_name(new_name or name)
-        if target in into:
-            raise UserError(f"the zoo {into.path!r} already has a population {target!r}; give the copy another name.")
-        info = source.info.model_copy(update={"name": target})
-        with into.transaction(f"copy {name} to {target}") as root:
-            group = root.create_group(target, attributes={**ENCODING, "population": info.model_dump(mode="json")})
-            source.copy_arrays(group)
-        return into[target]
+        info = source.info.model_copy(update={"name": new_name or name})
+        with into.transaction(f"copy {name} to {info.name}") as root:
+            source.copy_arrays(into._new_group(root, info))
+        return into[info.name]
 
     def verify(self) -> list[Problem]:
         """Read every chunk of every array and check lengths and values; an empty list means that all is well."""
         from modelzoo.store.integrity import check
 
-        return [problem for population in self for problem in check(population)]
+        problems = []
+        for name in self.names():
+            try:
+                problems += check(self[name])
+            except UserError as error:  # its attributes cannot be read: the other populations still can
+                problems.append(Problem(name, "", (), str(error)))
+        return problems
+
+
+def _new_repository(place: icechunk.Storage) -> icechunk.Repository:
+    repository = icechunk.Repository.create(place, _configuration())
+    with repository.transaction(BRANCH, message="create zoo") as store:
+        zarr.create_group(store, attributes=dict(ZOO_ENCODING))
+    return repository
+
+
+def _is_local(path: str | Path) -> bool:
+    return "://" not in str(path)
+
+
+def _contents(folder: Path) -> list[Path]:
+    """What is in a folder, besides the file that processes lock."""
+    return [entry for entry in folder.iterdir() if entry.name != LOCK_FILE]
+
+
+def _lock(path: str) -> FileLock | nullcontext[None]:
+    """Object stores commit atomically by themselves; a local folder needs a lock between processes."""
+    return FileLock(Path(path) / LOCK_FILE, timeout=LOCK_SECONDS) if _is_local(path) else nullcontext()
 
 
 def _reason(error: Exception) -> str:
     """The heart of a storage error's message on one line."""
-    lines = [line.strip(" │|-") for line in str(error).splitlines() if line.strip(" │|-")]
-    for line in lines:
-        for known in ("No space left on device", "Permission denied", "Read-only file system"):
-            if known.lower() in line.lower():
-                return known.lower()
-    return lines[0] if lines else type(error).__name__
+    text = str(error)
+    for known in ("No space left on device", "File too large", "Permission denied", "Read-only file system"):
+        if known.lower() in text.lower():
+            return known.lower()
+    lines = [line.strip(" │|-×").removeprefix("x ") for line in text.splitlines()]
+    return next((line for line in lines if line), type(error).__name__)
