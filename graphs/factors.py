@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphs.algebra import Labels
 from graphs.labels import Labelling
 from graphs.permutations import Structure
 
@@ -92,6 +93,29 @@ class Factor(ABC):
         return torch.tensor(entry, dtype=like.dtype)
 
 
+Axes = list[tuple[tuple[int, ...], tuple[np.ndarray | None, ...]]]
+
+
+def axes_of(labels: Labels, shape: Sequence[int]) -> Axes:
+    """The dimensions of a tensor that carry labels: those that depend on each other together, the others alone."""
+    joint = sorted(
+        {j for k, a in enumerate(labels) if a is not None and a.size != a.shape[k]
+         for j, n in enumerate(a.shape) if n > 1}
+    )  # fmt: skip
+    found: Axes = []
+    if joint:
+        sizes = [n if j in joint else 1 for j, n in enumerate(shape)]
+        grids = (None if (a := labels[k]) is None else np.broadcast_to(a, sizes) for k in joint)
+        arrays = tuple(None if grid is None else grid.reshape([shape[j] for j in joint]) for grid in grids)
+        found.append((tuple(joint), arrays))
+    return found + [((k,), (a.ravel(),)) for k, a in enumerate(labels) if a is not None and k not in joint]
+
+
+def moved_as(labels: Labels, tensor: Tensor, back: np.ndarray) -> Tensor:
+    """A tensor moved as its labels are: at an index stands the old entry at the index with the labels `back[label]`."""
+    return _moved(axes_of(labels, tensor.shape), tensor, back, tensor.ndim)
+
+
 class AxisMap:
     """Gathers entries of named tensors as labels move.
 
@@ -100,7 +124,7 @@ class AxisMap:
     """
 
     def __init__(self, labelling: Labelling) -> None:
-        self.axes: dict[str, list[tuple[tuple[int, ...], tuple[np.ndarray, ...]]]] = {}
+        self.axes: dict[str, Axes] = {}
         self.rank: dict[str, int] = {}
         self.shape: dict[str, tuple[int, ...]] = {}
         for name, value in labelling.program.tensors.items():
@@ -108,28 +132,18 @@ class AxisMap:
             assert labels is not None
             self.rank[name] = len(labels)
             self.shape[name] = labelling.program.values[value].shape
-            joint = sorted(
-                {j for k, a in enumerate(labels) if a is not None and a.size != a.shape[k]
-                 for j, n in enumerate(a.shape) if n > 1}
-            )  # fmt: skip
-            groups: list[tuple[tuple[int, ...], tuple[np.ndarray, ...]]] = []
-            if joint:
-                sizes = [self.shape[name][k] for k in joint]
-                arrays = []
-                for k in joint:
-                    array = labels[k]
-                    assert array is not None
-                    full = np.broadcast_to(array, [n if j in joint else 1 for j, n in enumerate(self.shape[name])])
-                    arrays.append(full.reshape(sizes))
-                groups.append((tuple(joint), tuple(arrays)))
-            groups += [((k,), (a.ravel(),)) for k, a in enumerate(labels) if a is not None and k not in joint]
-            self.axes[name] = groups
+            self.axes[name] = axes_of(labels, self.shape[name])
 
-    def slots(self, moved: np.ndarray) -> tuple[Slot, ...]:
-        """The dimensions in which moved labels (a mask) occur."""
+    def slots(self, back: np.ndarray) -> tuple[Slot, ...]:
+        """The dimensions in which a label map (where each label comes from) changes the coordinate."""
         found = []
         for name, groups in self.axes.items():
-            dims = [k for group, arrays in groups for k, a in zip(group, arrays, strict=True) if moved[a].any()]
+            dims: list[int] = []
+            for axes, arrays in groups:
+                sizes = [self.shape[name][k] for k in axes]
+                sources = _sources(arrays, sizes, back)
+                own = np.indices(sizes).reshape(len(sizes), -1)
+                dims += [k for k, source, stays in zip(axes, sources, own, strict=True) if (source != stays).any()]
             found += [Slot(name, (k,)) for k in sorted(dims)]
         return tuple(found)
 
@@ -141,28 +155,35 @@ class AxisMap:
             back: `[labels]` or `[models, labels]`, the inverse of where labels go.
             names: the tensors to move.
         """
-        result = {}
-        for name in names:
-            tensor = tensors[name]
-            for dims, arrays in self.axes[name]:
-                index = self._index(arrays, back)
-                if index is not None:
-                    tensor = _take(tensor, dims, torch.as_tensor(index, device=tensor.device), self.rank[name])
-            result[name] = tensor
-        return result
+        return {name: _moved(self.axes[name], tensors[name], back, self.rank[name]) for name in names}
 
-    @staticmethod
-    def _index(arrays: tuple[np.ndarray, ...], back: np.ndarray) -> np.ndarray | None:
-        """Flat old position for every flat new position of some joint dimensions, None where nothing moves."""
-        sizes = arrays[0].shape
-        sources = []
-        for k, array in enumerate(arrays):
-            flat = array.ravel()
-            order = np.argsort(flat, kind="stable")
-            where = order[np.searchsorted(flat, back[..., flat], sorter=order)]
-            sources.append(np.unravel_index(where, sizes)[k])
-        index = np.ravel_multi_index(tuple(sources), sizes)
-        return None if (index == np.arange(index.shape[-1])).all() else index
+
+def _moved(axes: Axes, tensor: Tensor, back: np.ndarray, rank: int) -> Tensor:
+    for dims, arrays in axes:
+        index = _index(arrays, [tensor.shape[tensor.ndim - rank + k] for k in dims], back)
+        if index is not None:
+            tensor = _take(tensor, dims, torch.as_tensor(index, device=tensor.device), rank)
+    return tensor
+
+
+def _index(arrays: Sequence[np.ndarray | None], sizes: Sequence[int], back: np.ndarray) -> np.ndarray | None:
+    """Flat old position for every flat new position of some joint dimensions, None where nothing moves."""
+    index = np.ravel_multi_index(tuple(_sources(arrays, sizes, back)), tuple(sizes))
+    return None if (index == np.arange(index.shape[-1])).all() else index
+
+
+def _sources(arrays: Sequence[np.ndarray | None], sizes: Sequence[int], back: np.ndarray) -> list[np.ndarray]:
+    """For every joint dimension its old coordinate at every flat new position, `[..., positions]`."""
+    found = []
+    for k, array in enumerate(arrays):
+        if array is None:
+            found.append(np.indices(sizes)[k].ravel())
+            continue
+        flat = array.ravel()
+        order = np.argsort(flat, kind="stable")
+        where = order[np.searchsorted(flat, back[..., flat], sorter=order)]
+        found.append(np.unravel_index(where, tuple(sizes))[k])
+    return list(np.broadcast_arrays(*found))
 
 
 def _take(tensor: Tensor, dims: tuple[int, ...], index: Tensor, rank: int) -> Tensor:
@@ -202,8 +223,9 @@ class PermutationFactor(Factor):
         self.kind = f"S_{block.count}" + (f"^{block.copies}" if block.copies > 1 else "")
         self.log_order = block.copies * math.lgamma(block.count + 1)
         shift = np.roll(np.tile(np.arange(block.count), (block.copies, 1)), 1, 1)
-        self.moved = structure.move(level, shift) != np.arange(structure.count)
-        self.slots = axes.slots(self.moved)
+        back = structure.move(level, shift)
+        self.moved = back != np.arange(structure.count)
+        self.slots = axes.slots(back)
         self._names = list(dict.fromkeys(slot.tensor for slot in self.slots))
 
     @property

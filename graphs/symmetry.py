@@ -45,18 +45,25 @@ def symmetry(
 
 def infer(program: Program, strict: bool = False) -> SymmetryGroup:
     """The symmetry group of a program, unchecked."""
-    labelling = label(program, strict)
-    structure = read(labelling.algebra)
-    axes = AxisMap(labelling)
-    permutations = permutation_factors(structure, axes)
-    context = Context(program, labelling, structure, axes, permutations)
+    group = permutation_group(program, strict)
+    axes = AxisMap(group.labelling)
+    permutations = tuple(factor for factor in group.factors if isinstance(factor, PermutationFactor))
+    context = Context(program, group.labelling, group.structure, axes, permutations)
     found: list[Factor] = [factor for finder in finders() for factor in finder(context)]
     absorbed = {name for factor in found for name in factor.absorbs}
     kept = [factor for factor in permutations if factor.name not in absorbed]
+    return replace(group, factors=(*kept, *found))
+
+
+def permutation_group(program: Program, strict: bool = False) -> SymmetryGroup:
+    """The permutation part alone of a program's symmetry group, unchecked."""
+    labelling = label(program, strict)
+    structure = read(labelling.algebra)
     notes = []
     if len(structure.stuck):
         notes.append(f"{len(structure.stuck)} labels have relations that are no product of symmetric groups: fixed")
-    return SymmetryGroup(program, labelling, structure, (*kept, *found), notes=tuple(notes))
+    factors = permutation_factors(structure, AxisMap(labelling))
+    return SymmetryGroup(program, labelling, structure, factors, notes=tuple(notes))
 
 
 def permutation_factors(structure: Structure, axes: AxisMap) -> tuple[PermutationFactor, ...]:

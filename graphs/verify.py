@@ -1,22 +1,22 @@
 """The numerical check: random elements of a group must leave the function unchanged in float64."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from graphs.blame import TOLERANCE, blame, relative
 from graphs.elements import GroupElement
-from graphs.factors import PermutationFactor
 from graphs.group import SymmetryGroup
-from graphs.program import Program, Reference, evaluation_mode
-
-TOLERANCE = 1e-6
+from graphs.interpreter import interpret as interpret
+from graphs.interpreter import widen
+from graphs.program import Op, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Verdict:
     Args:
         passed: whether every element left the function unchanged.
         error: the largest relative difference of outputs met.
-        change: the smallest relative change of the moved tensors (0: the elements did nothing).
+        change: the largest relative change of a tensor by any element (0: none of them did anything).
         elements: number of random elements.
         blame: the factor that fails on its own, None if none does.
         op: the operator at which its labels and its values part, None if not found.
@@ -71,25 +71,45 @@ def verify(
         tolerance: largest relative difference of the outputs.
     """
     generator = torch.Generator().manual_seed(seed)
-    double = copy.deepcopy(module).double()
-    with torch.no_grad(), evaluation_mode(double):
-        tensors = _spread(double, generator)
-        worst, least, failed = 0.0, float("inf"), None
+    with double_precision(module) as double:
+        tensors = _spread(double, group, generator)
+        worst, most, failed = 0.0, 0.0, None
         for number in range(elements):
             inputs = random_inputs(example_inputs, generator, first=number == 0)
             element = group.sample(generator)
             error, change = difference(double, tensors, element, inputs)
-            worst, least = max(worst, error), min(least, change)
+            worst, most = max(worst, error), max(most, change)
             if not error <= tolerance:
-                failed = failed or (element, inputs)
+                failed = failed or inputs
         if failed is None:
-            return Verdict(True, worst, least if group.factors else 0.0, elements)
+            return Verdict(True, worst, most, elements)
         for factor in group.factors:
             single = GroupElement(group, ((factor, factor.sample(generator)),))
-            error, _ = difference(double, tensors, single, failed[1])
+            error, _ = difference(double, tensors, single, failed)
             if not error <= tolerance:
-                return Verdict(False, error, least, elements, factor.name, _blame(group, double, tensors, single))
-        return Verdict(False, worst, least, elements)
+                given = [leaf for leaf in pytree.tree_leaves(failed) if isinstance(leaf, Tensor)]
+                op = blame(group, {name: tensors[name] for name in group.program.tensors}, single, given)
+                return Verdict(False, error, most, elements, factor.name, None if op is None else place(op))
+        return Verdict(False, worst, most, elements)
+
+
+@contextmanager
+def double_precision(module: nn.Module) -> Iterator[nn.Module]:
+    """A copy of a module in double precision and evaluation mode; tensors it makes are double too."""
+    before = torch.get_default_dtype()
+    copied = copy.deepcopy(module).double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), evaluation_mode(copied):
+            yield copied
+    finally:
+        torch.set_default_dtype(before)
+
+
+def place(op: Op) -> str:
+    """Where an operator stands: its name, its module, and the user's line."""
+    where = f"in module {op.module!r} ({op.module_type})" if op.module else "in the root module"
+    return f"{op.target} {where}" + (f", {op.line}" if op.line else "")
 
 
 def difference(
@@ -102,18 +122,6 @@ def difference(
     error = max((relative(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
     change = max((relative(tensors[name], moved[name]) for name in tensors), default=0.0)
     return error, change
-
-
-def relative(before: Tensor, after: Tensor) -> float:
-    """max |after − before| / max |before|; NaN counts as infinite unless it stands in both at the same place."""
-    if before.numel() == 0:
-        return 0.0
-    if not (before.is_floating_point() or before.is_complex()):
-        return 0.0 if torch.equal(before, after) else float("inf")
-    same = torch.nan_to_num(before) == torch.nan_to_num(after)
-    gap = torch.where(same & (before.isnan() == after.isnan()), torch.zeros_like(before), after - before).abs()
-    error = float(gap.max() / torch.nan_to_num(before).abs().max().clamp_min(1e-300))
-    return error if error == error else float("inf")
 
 
 def outputs(result: Any) -> list[Tensor]:
@@ -140,72 +148,18 @@ def random_inputs(example_inputs: Sequence[Any], generator: torch.Generator, fir
     return tuple(pytree.tree_map(like, tuple(example_inputs)))
 
 
-def _spread(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """The module's tensors, slightly perturbed so that equal entries (zero biases, unit scales) cannot hide an error."""
+def _spread(module: nn.Module, group: SymmetryGroup, generator: torch.Generator) -> dict[str, Tensor]:
+    """The module's tensors; what the group may move is perturbed, so that equal entries (zero biases, unit scales)
+    cannot hide an error."""
     tensors: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
-    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
+    named = (module.named_parameters, module.named_buffers)
+    for name, tensor in (entry for part in named for entry in part(remove_duplicate=False)):
         if id(tensor) not in seen:
-            value = tensor.detach().clone()
-            if value.is_floating_point() or value.is_complex():
-                noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+            value = widen(tensor.detach().clone())
+            if name in group.program.tensors and (value.is_floating_point() or value.is_complex()):
+                noise = torch.rand(value.shape, generator=generator)
                 value = value * (1 + 0.1 * noise) + 0.01 * noise
             seen[id(tensor)] = value
         tensors[name] = seen[id(tensor)]
     return tensors
-
-
-def _blame(group: SymmetryGroup, module: nn.Module, tensors: dict[str, Tensor], element: GroupElement) -> str | None:
-    """The first operator whose value does not move as its labels say, for an element of one permutation factor."""
-    factor, parameters = element.word[0]
-    if not isinstance(factor, PermutationFactor):
-        return None
-    back = factor.label_map(factor.inverse(parameters))
-    example = [torch.zeros(group.program.values[value].shape, dtype=group.program.values[value].dtype) for value in group.program.inputs]  # fmt: skip
-    generator = torch.Generator().manual_seed(1)
-    inputs = [x + torch.rand(x.shape, generator=generator) if x.is_floating_point() else x for x in example]
-    plain = interpret(group.program, tensors, inputs)
-    moved = interpret(group.program, element.apply(tensors), inputs)
-    for op in group.program.ops:
-        for value in op.outputs:
-            labels = None if value is None else group.labelling.raw[value]
-            if value is None or labels is None or value not in plain:
-                continue
-            expected = plain[value]
-            for axis, array in enumerate(labels):
-                if array is not None and array.size == array.shape[axis]:
-                    flat = array.ravel()
-                    order = np.argsort(flat)
-                    index = order[np.searchsorted(flat, back[flat], sorter=order)]
-                    expected = expected.index_select(axis, torch.as_tensor(index))
-            independent = all(a is None or a.size == a.shape[k] for k, a in enumerate(labels))
-            if independent and relative(expected, moved[value]) > TOLERANCE:
-                return f"{op.target} in module {op.module!r}" + (f" ({op.line})" if op.line else "")
-    return None
-
-
-def interpret(program: Program, tensors: dict[str, Tensor], inputs: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Run a program op by op in double precision; every value by id."""
-
-    def widen(tensor: Tensor) -> Tensor:
-        return tensor.double() if tensor.is_floating_point() else tensor
-
-    values = {value: widen(tensor) for value, tensor in program.constants.items()}
-    values |= {value: tensors[name] for name, value in program.tensors.items()}
-    values |= {value: widen(tensor) for value, tensor in zip(program.inputs, inputs, strict=True)}
-
-    def filled(argument: Any) -> Any:
-        if isinstance(argument, Reference):
-            return values[argument.value]
-        if isinstance(argument, tuple):
-            return [filled(entry) for entry in argument]
-        return torch.float64 if argument is torch.float32 else argument
-
-    for op in program.ops:
-        if not op.outputs or all(value in values for value in op.outputs if value is not None):
-            continue
-        result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
-        for value, tensor in zip(op.outputs, result if isinstance(result, list | tuple) else [result], strict=False):
-            if value is not None:
-                values[value] = tensor
-    return values
