@@ -7,13 +7,16 @@ from torch import nn
 
 from analysis.architecture import Architecture, architecture
 from analysis.curves import TrainingCurves, training_curves
+from analysis.embedding import EmbeddingMap, Method, embedding_map
 from analysis.maps import WeightMaps, weight_maps
+from analysis.predictions import LearningCurves, Predictions, predictions
 from analysis.rendering import Reconstruction, reconstruct
 from analysis.spectra import SingularSpectra, singular_spectra
 from analysis.symmetry.orbit import OrbitPath, Walker
 from analysis.symmetry.table import GroupTable, group_table
 from analysis.weights import WeightHistograms, WeightStatistics, weight_histograms, weight_statistics
 from graphs import SymmetryGroup, symmetry, verify
+from metanets.runs import Run, list_runs
 from modelzoo.family import families, resolve
 from modelzoo.store import Population, Version, Zoo
 from modelzoo.task import Task, task
@@ -134,3 +137,30 @@ def group_table_of(group: SymmetryGroup, walker: Walker, seed: int) -> GroupTabl
 def orbit(walker: Walker, factor: str, times: tuple[float, ...]) -> OrbitPath:
     """The errors along a one-parameter subgroup."""
     return walker.path(factor, times)
+
+
+@st.cache_data(ttl=5, show_spinner="Looking for runs")
+def runs(folder: str) -> list[Run]:
+    """The finished runs of metanets in a folder."""
+    return list_runs(folder)
+
+
+def _identity(run: Run) -> tuple[str, str | None]:
+    return str(run.path), run.record.finished
+
+
+@st.cache_data(max_entries=16, show_spinner="Mapping the embeddings", hash_funcs={Run: _identity})
+def embedding(run: Run, records: pd.DataFrame, method: Method) -> EmbeddingMap:
+    """The embeddings of a run in the plane."""
+    return embedding_map(run.embeddings, records, method)
+
+
+@st.cache_data(max_entries=16, show_spinner=False, hash_funcs={Run: _identity})
+def predictions_of(run: Run, split: str) -> Predictions:
+    """Predicted and true values of a split."""
+    return predictions(run, split)
+
+
+def learning_curves(run: Run) -> LearningCurves:
+    """Losses and metrics of a metanet over its epochs."""
+    return LearningCurves(run.curves)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from analysis.theme import CATEGORICAL, FOCUS, INK, MUTED
 from app.data import opened
+from app.navigation import pages
 from app.settings import zoo_path
 from modelzoo.errors import UserError
 
@@ -75,6 +76,4 @@ def need_zoo() -> str | None:
 def link_to_model(name: str) -> None:
     """A link to the page of `population/id`."""
     population, _, model = name.rpartition("/")
-    from app.navigation import pages  # the list of pages holds the pages that link
-
     st.page_link(pages()["model"], label=f"Open {name}", icon=":material/open_in_new:", query_params={"population": population, "model": model})  # fmt: skip

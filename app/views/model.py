@@ -166,3 +166,7 @@ VIEWS: dict[str, Callable[[Choice], None]] = {
     "Population": comparison,
     "Spectrum": spectrum,
 }
+
+
+if __name__ == "__main__":  # Streamlit runs a page as a script
+    page()

@@ -155,3 +155,7 @@ def swap(walker: Walker, factor: Factor) -> None:
         st.markdown(found.sentence)
     with right:
         st.plotly_chart(found.plot(), key="weights moved", theme=None, config=PLOTLY)
+
+
+if __name__ == "__main__":  # Streamlit runs a page as a script
+    page()

@@ -199,3 +199,7 @@ def show_history(path: str, snapshot: str) -> None:
             [{"time": entry.time, "message": entry.message, "snapshot": entry.id} for entry in versions]
         )
         st.dataframe(frame, hide_index=True, column_config={"time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")})  # fmt: skip
+
+
+if __name__ == "__main__":  # Streamlit runs a page as a script
+    page()
