@@ -1,0 +1,1 @@
+"""Attention: networks whose positions look at one another."""

@@ -1,0 +1,1 @@
+"""Networks on geometric data: point sets, groups and manifolds."""
