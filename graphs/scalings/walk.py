@@ -12,7 +12,7 @@ says with equations how the terms of its inputs and outputs hang together. The s
 * `orthogonal`: the same where an axis also meets itself, in a norm or a Gram matrix: what survives carries O(n).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +49,10 @@ class ScaleWalk:
     Args:
         program: what to walk.
         kind: which question to ask.
+        free_signs: indices of operators whose output may take any sign (a sine that is shifted by half a period).
+
+    `scales` and `parameters` hold the terms of every value and of every named tensor, `contracted` the terms that were
+    summed over, `additive` those of parameters that are exponentiated and so carry their scale as a summand.
     """
 
     program: Program
@@ -57,6 +61,8 @@ class ScaleWalk:
     scales: dict[int, Scale] = field(default_factory=dict)
     parameters: dict[str, Terms] = field(default_factory=dict)
     contracted: list[tuple[Ids, tuple[int, ...]]] = field(default_factory=list)
+    additive: dict[str, Terms] = field(default_factory=dict)
+    free_signs: Mapping[int, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.system = LinearSystem(2 if self.kind == "sign" else 0)
@@ -73,7 +79,7 @@ class ScaleWalk:
         grouped = _grouped_weights(self.program)
         used = self.program.users()
         for name, value in self.program.tensors.items():
-            self.scales[value] = self.parameters[name] = self._unknowns(value, grouped.get(value, 1))
+            self.scales[value] = self.parameters[name] = self.unknowns(value, grouped.get(value, 1))
             if not used[value]:
                 self.forbid(self.parameters[name])  # an unused tensor can be scaled in any way, which says nothing
         for value in self.program.inputs:
@@ -88,10 +94,11 @@ class ScaleWalk:
                 if output is not None and output not in self.scales:
                     forbid_all(self, op)
         for value in self.program.outputs:
-            self.forbid(self.terms(value))
+            self.forbid(self.terms(Reference(value)))
         return self
 
-    def _unknowns(self, value: int, groups: int) -> Terms:
+    def unknowns(self, value: int, groups: int = 1) -> Terms:
+        """Fresh terms of a tensor: one unknown an index of each dimension."""
         shape = self.program.values[value].shape
         if self.kind == "phase" and not self.program.values[value].dtype.is_complex:
             return []
@@ -110,11 +117,8 @@ class ScaleWalk:
     # --- access -------------------------------------------------------------------------------------------------
 
     def shape(self, argument: Any) -> tuple[int, ...]:
-        """Shape of a tensor argument or value id; `()` for a number."""
-        if isinstance(argument, Reference):
-            argument = argument.value
-            return self.program.values[argument].shape
-        return ()
+        """Shape of a tensor argument; `()` for a number."""
+        return self.program.values[argument.value].shape if isinstance(argument, Reference) else ()
 
     def scale(self, argument: Any) -> Scale:
         """Scale of a tensor argument; a number has none."""
@@ -123,9 +127,8 @@ class ScaleWalk:
         return self.scales[argument.value]
 
     def terms(self, argument: Any) -> Terms:
-        """Terms of a tensor argument or value id, `[]` for an all-zero value."""
-        found = self.scales[argument] if isinstance(argument, int) else self.scale(argument)
-        return found or []
+        """Terms of an argument, `[]` for an all-zero value and for a number."""
+        return self.scale(argument) or []
 
     def set(self, op: Op, scale: Scale, index: int = 0) -> None:
         """Record the scale of an output."""
@@ -142,6 +145,8 @@ class ScaleWalk:
 
     def collect(self, terms: Sequence[Ids], signs: Sequence[int] | None = None) -> Terms:
         """Terms with the same dependence added up, vanished ones dropped."""
+        if self.mixes and not signs:  # which of two axes is mixed must stay visible
+            return [term for term in terms if term.any()]
         by_pattern: dict[tuple[bool, ...], list[tuple[int, Ids]]] = {}
         for position, term in enumerate(terms):
             if term.any():
@@ -195,6 +200,15 @@ class ScaleWalk:
         for term in own:
             self.contracted.append((term, tuple(axis for axis in axes if term.shape[axis] > 1)))
 
+    def separate(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
+        """Indices at different places of these dimensions meet different numbers: they must not be mixed."""
+        if self.mixes:
+            for term in terms:
+                kept = tuple(d for d, size in enumerate(term.shape) if size > 1 and d not in axes)
+                if any(term.shape[axis] > 1 for axis in axes):
+                    self.contracted.append((term, kept))
+        return list(terms)
+
     def lift(self, argument: Any, shape: tuple[int, ...]) -> Terms:
         """Terms of an operand that is broadcast to a shape."""
         extra = len(shape) - len(self.shape(argument))
@@ -227,7 +241,7 @@ def _grouped_weights(program: Program) -> dict[int, int]:
 def forbid_all(walk: ScaleWalk, op: Op) -> None:
     """The rule for everything without one: no scaling may touch the operator."""
     for value in op.inputs:
-        walk.forbid(walk.terms(value))
+        walk.forbid(walk.terms(Reference(value)))
     for index, output in enumerate(op.outputs):
         if output is not None:
             walk.set(op, [], index)

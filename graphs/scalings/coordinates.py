@@ -1,0 +1,177 @@
+"""The exponents of all parameters as one vector, and the generators of a scale group in it.
+
+A walk multiplies entry (i, j, …) of a parameter by `exp(Σ_t term_t[i, j, …])`. Written as vectors the terms of one
+parameter are ambiguous (a constant can go from one to the other), so they are brought to one form: the first term says
+what happens to the entries (i, 0, 0, …), every other one how much more happens to (0, j, 0, …) than to (0, 0, 0, …).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csc_array, csr_array, hstack, vstack
+from scipy.sparse.csgraph import connected_components
+
+from graphs.program import Program
+from graphs.scalings.walk import ScaleWalk
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The coordinates of one term of one tensor.
+
+    Args:
+        tensor: its name (the first of tied names).
+        dims: the dimensions the term depends on.
+        shape: the term's shape, 1 along all other dimensions.
+        start: the first coordinate.
+        first: whether it is absolute; else it is relative to its first entry.
+        additive: whether it is added to the tensor instead of multiplied (a parameter that is exponentiated).
+    """
+
+    tensor: str
+    dims: tuple[int, ...]
+    shape: tuple[int, ...]
+    start: int
+    first: bool
+    additive: bool = False
+
+    @property
+    def stop(self) -> int:
+        """One past the last coordinate."""
+        return self.start + int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The exponents that the generators of a solved walk give all parameters.
+
+    Args:
+        segments: what the coordinates are.
+        raw: `[coordinate, generator]`, term by term as the walk has it.
+        matrix: the same in the one form.
+        basis: `[unknown, generator]`, the null space the generators come from.
+    """
+
+    segments: tuple[Segment, ...]
+    raw: csr_array
+    matrix: csc_array
+    basis: csr_array
+
+    @classmethod
+    def of(cls, walk: ScaleWalk) -> "Coordinates":
+        """Solve a walk and write its generators in coordinates of the parameters."""
+        basis = walk.system.solve().basis
+        segments: list[Segment] = []
+        blocks: list[csr_array] = []
+        start = 0
+        for name, additive, terms in (
+            *((name, False, terms) for name, terms in walk.parameters.items()),
+            *((name, True, terms) for name, terms in walk.additive.items()),
+        ):
+            if name not in first_names(walk.program):
+                continue
+            ordered = sorted(terms, key=lambda term: -sum(size > 1 for size in term.shape))
+            joint = ordered[0].shape if ordered and sum(size > 1 for size in ordered[0].shape) > 1 else None
+            inside = [t for t in ordered if joint and all(a == 1 or b > 1 for a, b in zip(t.shape, joint, strict=True))]
+            pieces = [inside] if inside else []
+            pieces += [[term] for term in terms if not any(term is other for other in inside)]
+            for number, piece in enumerate(pieces):
+                shape = np.broadcast_shapes(*(term.shape for term in piece))
+                dims = tuple(d for d, size in enumerate(shape) if size > 1) or ((0,) if shape else ())
+                segments.append(Segment(name, dims, shape, start, number == 0, additive))
+                block = csr_array((int(np.prod(shape)), basis.shape[1]))
+                for term in piece:
+                    block = csr_array(block + basis[np.broadcast_to(term, shape).ravel()])
+                blocks.append(block)
+                start += block.shape[0]
+        raw = csr_array(vstack(blocks)) if blocks else csr_array((0, basis.shape[1]))
+        return cls(tuple(segments), raw, canonical(segments, raw), basis)
+
+    def adopted(self, other: "Coordinates", columns: NDArray[np.int64]) -> csc_array:
+        """Some generators of another walk over the same program in these coordinates."""
+        place = {(segment.tensor, segment.shape): segment for segment in self.segments}
+        lift = coo_array((self.raw.shape[0], other.raw.shape[0])).tolil()
+        for segment in other.segments:
+            home = place[segment.tensor, segment.shape]
+            for offset in range(segment.stop - segment.start):
+                lift[home.start + offset, segment.start + offset] = 1
+        return canonical(self.segments, csr_array(lift.tocsr() @ csc_array(other.raw)[:, columns]))
+
+    def where(self, tensor: str, dim: int) -> Segment | None:
+        """The segment of one dimension of a tensor."""
+        return next((s for s in self.segments if s.tensor == tensor and s.dims == (dim,)), None)
+
+
+def canonical(segments: Sequence[Segment], matrix: csr_array) -> csc_array:
+    """Bring columns, given term by term for these segments one after another, to the one form."""
+    parts: list[csr_array] = []
+    absolute = start = 0
+    for segment in segments:
+        size = segment.stop - segment.start
+        block = csr_array(matrix[start : start + size])
+        start += size
+        if segment.first:
+            absolute = len(parts)
+        elif block.nnz:
+            head = csr_array(block[[0]])
+            parts[absolute] = csr_array(parts[absolute] + vstack([head] * parts[absolute].shape[0]))
+            block = csr_array(block - vstack([head] * block.shape[0]))
+        parts.append(block)
+    return csc_array(vstack(parts)) if parts else csc_array(matrix)
+
+
+def first_names(program: Program) -> dict[str, tuple[str, ...]]:
+    """The first name of every tensor, with all the names that are tied to it."""
+    by_value: dict[int, list[str]] = {}
+    for name, value in program.tensors.items():
+        by_value.setdefault(value, []).append(name)
+    return {names[0]: tuple(names) for names in by_value.values()}
+
+
+def independent(known: csc_array, candidates: csc_array, modulus: int = 0) -> NDArray[np.int64]:
+    """Which candidate columns are needed to span, together with the known ones, all of them; earlier ones first.
+
+    Args:
+        known: `[coordinate, column]`.
+        candidates: `[coordinate, column]`.
+        modulus: 0 for the reals, 2 for signs.
+    """
+    both = csc_array(hstack([known, candidates]))
+    if modulus:
+        both.data = both.data % modulus
+        both.eliminate_zeros()
+    coordinate, column = both.nonzero()
+    height, width = both.shape
+    graph = coo_array((np.ones(len(column)), (coordinate, height + column)), (height + width, height + width))
+    component = connected_components(graph, directed=False)[1][height:]
+    order = np.argsort(component, kind="stable")
+    chosen: list[int] = []
+    for columns in np.split(order, np.flatnonzero(np.diff(component[order])) + 1):
+        block = csr_array(both[:, columns])
+        dense = np.unique(block[np.unique(block.nonzero()[0])].toarray(), axis=0) if block.nnz else np.zeros((0, 1))
+        chosen += [int(columns[k]) for k in pivots(dense, modulus)] if len(dense) else []
+    return np.array(sorted(k - known.shape[1] for k in chosen if k >= known.shape[1]), np.int64)
+
+
+def pivots(matrix: NDArray[np.float64], modulus: int = 0) -> list[int]:
+    """The columns that are independent of those before them, by elimination (of small integers)."""
+    rows = matrix.astype(np.float64)
+    found: list[int] = []
+    for column in range(rows.shape[1]):
+        depth = len(found)
+        if depth == len(rows):
+            break
+        best = depth + int(np.argmax(abs(rows[depth:, column])))
+        if abs(rows[best, column]) < 1e-9:
+            continue
+        rows[[depth, best]] = rows[[best, depth]]
+        rows[depth] /= rows[depth, column]
+        others = np.flatnonzero(rows[:, column])
+        others = others[others != depth]
+        rows[others] -= rows[others, column][:, None] * rows[depth]
+        if modulus:
+            rows = np.round(rows) % modulus
+        found.append(column)
+    return found

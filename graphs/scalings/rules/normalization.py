@@ -1,0 +1,119 @@
+"""Reductions, pooling and normalizations."""
+
+from typing import Any
+
+from graphs.program import Op, Reference
+from graphs.scalings.walk import Scale, ScaleWalk, Terms, rule
+
+
+def _axes(walk: ScaleWalk, op: Op, position: int = 1) -> list[int]:
+    rank = len(walk.shape(op.arguments[0]))
+    axes = op.argument(position, "dim")
+    axes = [axes] if isinstance(axes, int) else axes
+    return sorted({axis % rank for axis in axes}) if axes else list(range(rank))
+
+
+def _reduced(walk: ScaleWalk, op: Op, terms: Terms, axes: list[int]) -> Terms:
+    output = next(value for value in op.outputs if value is not None)
+    if len(walk.program.values[output].shape) < len(walk.shape(op.arguments[0])):
+        return [term.squeeze(tuple(axes)) for term in terms]
+    return terms
+
+
+@rule("aten.sum", "aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min")
+def reduction(walk: ScaleWalk, op: Op) -> None:
+    """Sums and extrema: the scale must not depend on what is summed over; an extremum has no sign."""
+    axes = _axes(walk, op)
+    if (
+        "m" in op.name.removeprefix("aten.")[:2]
+        and op.name not in ("aten.mean", "aten.sum")
+        and walk.kind != "positive"
+    ):
+        walk.forbid(walk.terms(op.arguments[0]))
+    kept = walk.forbid_along(walk.terms(op.arguments[0]), axes)
+    scale = None if walk.scale(op.arguments[0]) is None else _reduced(walk, op, kept, axes)
+    walk.set(op, scale)
+    for index in range(1, len(op.outputs)):
+        walk.set(op, [], index)
+
+
+@rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool1d",
+      "aten.max_pool2d_with_indices", "aten.upsample_nearest2d", "aten.upsample_bilinear2d")  # fmt: skip
+def pooling(walk: ScaleWalk, op: Op) -> None:
+    """Pooling and resizing in space."""
+    rank = len(walk.shape(op.arguments[0]))
+    spatial = 1 if "1d" in op.name else 3 if "3d" in op.name else 2
+    terms = walk.terms(op.arguments[0])
+    if "max" in op.name and walk.kind != "positive":
+        walk.forbid(terms)
+        terms = []
+    walk.set(op, walk.forbid_along(terms, range(rank - spatial, rank)))
+    for index in range(1, len(op.outputs)):
+        walk.set(op, [], index)
+
+
+@rule("aten.native_layer_norm", "aten._fused_rms_norm")
+def layer_norm(walk: ScaleWalk, op: Op) -> None:
+    """A normalization absorbs no scale (its ε does not scale along), but it carries a common sign."""
+    source, normalized, weight = op.arguments[:3]
+    rank = len(walk.shape(source))
+    axes = range(rank - len(normalized), rank)
+    terms = walk.terms(source)
+    if walk.kind == "sign":
+        terms = walk.forbid_along(terms, axes)
+    elif walk.kind == "orthogonal" and op.name == "aten._fused_rms_norm" and weight is None and len(normalized) == 1:
+        walk.contracted += [(term, (rank - 1,)) for term in terms if term.shape[-1] > 1]
+    else:
+        walk.forbid(terms)
+        terms = []
+    gain = _affine(walk, weight, rank)
+    shift = _affine(walk, op.argument(3, "bias"), rank) if op.name == "aten.native_layer_norm" else None
+    out: Scale = [*terms, *(gain or [])]
+    if walk.mixes:
+        walk.forbid(gain or [])
+    walk.set(op, walk.equate(walk.collect(out or []), shift) if shift is not None else out)
+    for index in range(1, len(op.outputs)):
+        walk.set(op, [], index)
+
+
+def _affine(walk: ScaleWalk, argument: Any, rank: int) -> Terms | None:
+    if not isinstance(argument, Reference):
+        return None
+    return [term.reshape((1,) * (rank - term.ndim) + term.shape) for term in walk.terms(argument)]
+
+
+@rule("aten._native_batch_norm_legit_no_training")
+def batch_norm(walk: ScaleWalk, op: Op) -> None:
+    """Fixed statistics: signs move the mean along, positive scales are held by the ε beside the variance."""
+    source, weight, bias, mean, variance = op.arguments[:5]
+    rank = len(walk.shape(source))
+
+    def channels(argument: Any) -> Terms | None:
+        return [t.reshape(1, -1, *[1] * (rank - 2)) for t in walk.terms(argument)] if isinstance(argument, Reference) else None  # fmt: skip
+
+    walk.forbid(walk.terms(variance))
+    scale = walk.equate(walk.terms(source), channels(mean))
+    if walk.kind != "sign":
+        walk.forbid(scale or [])
+        scale = []
+    gain, shift = channels(weight), channels(bias)
+    if walk.mixes:
+        walk.forbid(gain or [])
+    out = walk.collect([*(scale or []), *(gain or [])])
+    walk.set(op, out if shift is None else walk.equate(out, shift))
+
+
+@rule("aten.native_group_norm")
+def group_norm(walk: ScaleWalk, op: Op) -> None:
+    """Only the gain may be scaled, together with the shift."""
+    source, weight, bias = op.arguments[:3]
+    rank = len(walk.shape(source))
+    walk.forbid(walk.terms(source))
+    tail = [1] * (rank - 2)
+    gain = [t.reshape(1, -1, *tail) for t in walk.terms(weight)] if isinstance(weight, Reference) else []
+    shift = [t.reshape(1, -1, *tail) for t in walk.terms(bias)] if isinstance(bias, Reference) else None
+    if walk.mixes:
+        walk.forbid(gain)
+    walk.set(op, gain if shift is None else walk.equate(gain, shift))
+    for index in range(1, len(op.outputs)):
+        walk.set(op, [], index)
