@@ -22,11 +22,14 @@ from analysis.maps import as_matrix
 from analysis.theme import DIVERGING, FOCUS, INK, REFERENCE, TARGET, figure, styled
 from analysis.weights import Array
 from graphs import GroupElement, SymmetryGroup
+from graphs.blame import relative
 from graphs.factors import Factor, PermutationFactor
 from graphs.program import evaluation_mode
-from graphs.verify import outputs, random_inputs, relative
+from graphs.scalings.linear import LinearFactor
+from graphs.verify import outputs, random_inputs
 from modelzoo.errors import UserError
 
+SQUARINGS = 20
 FLOOR = 1e-17  # where an error of exactly 0 is drawn on a logarithmic scale
 ROUNDING = float(np.finfo(np.float64).eps)
 MOST_MAPS = 6
@@ -163,18 +166,19 @@ class OrbitPath:
     def plot(self) -> go.Figure:
         """Both errors over t, logarithmically; 0 is drawn at 1e-17."""
         drawing = figure(height=300)
+        away = self.lengths > 0  # at t = 0 nothing has moved
         for name, values, colour in (
             ("non-symmetric direction, same step length", self.control_errors, FOCUS),
             ("symmetry", self.errors, TARGET),
         ):
             drawing.add_trace(
                 go.Scatter(
-                    x=self.times, y=np.maximum(values, FLOOR), mode="lines+markers", name=name, line={"color": colour, "width": 2},
+                    x=self.times, y=np.where(away, np.maximum(values, FLOOR), np.nan), mode="lines+markers", name=name, line={"color": colour, "width": 2},
                     marker={"size": 4}, customdata=np.stack([values, self.lengths], 1),
                     hovertemplate="t = %{x:.2f}: function error %{customdata[0]:.1e}, step length %{customdata[1]:.1%}<extra></extra>",
                 )
             )  # fmt: skip
-        drawing.add_hline(y=ROUNDING, line={"color": REFERENCE, "width": 1, "dash": "dot"}, annotation_text="float64 rounding", annotation_font={"size": 10, "color": REFERENCE}, annotation_position="bottom right")  # fmt: skip
+        drawing.add_scatter(x=self.times[[0, -1]], y=[ROUNDING, ROUNDING], mode="lines", name="float64 rounding", line={"color": REFERENCE, "width": 1, "dash": "dot"}, hoverinfo="skip")  # fmt: skip
         if self.marked is not None:
             drawing.add_vline(x=self.marked, line={"color": INK, "width": 1, "dash": "dot"})
         drawing.update_yaxes(type="log", exponentformat="power", dtick=4, title_text="relative function error")
@@ -251,27 +255,27 @@ class Walker:
         return self.move(chosen, parameters, f"{first} ↔ {second} in {chosen.kind}")
 
 
-SQUARINGS = 20
-
-
 def subgroup(factor: Factor, time: float, seed: int = 0) -> Tensor:
-    """Parameters of exp(tX) = lim (e + tX/n)ⁿ with n = 2²⁰, by repeated squaring in the group itself.
+    """Parameters of exp(tX): the matrix exponential where elements are matrices, else the limit of (e + tX/n)ⁿ.
 
-    Whatever the factor's coordinates are, a power of a group element is one; n only decides how close it is to exp.
+    The limit is taken by repeated squaring in the group itself with n = 2²⁰: whatever the coordinates mean, a power of
+    a group element is one, and n only decides how close it comes to exp.
 
     Args:
-        factor: a factor whose coordinates are free near the identity: scales, shifts, invertible matrices.
+        factor: a continuous factor.
         time: t.
-        seed: of the direction X, normal with entries of size about 1.
+        seed: of the direction X, normal with entries of size about 1/2 (1/2√n in n × n matrices; skew for O(n)).
 
     Raises:
         UserError: the factor is discrete.
     """
     if factor.dimension == 0:
         raise UserError(f"factor {factor.name!r} is {factor.kind}, which is discrete; choose one with a dimension.")
-    start = factor.identity()
-    start = start.to(torch.complex128 if start.is_complex() else torch.float64)
-    direction = torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(seed))
+    start = factor.identity().double()
+    direction = torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(seed)) / 2
+    if isinstance(factor, LinearFactor):
+        direction = (direction - direction.mT if factor.orthogonal else direction) / factor.size**0.5
+        return torch.linalg.matrix_exp(time * direction)
     element = start + direction * (time / 2**SQUARINGS)
     for _ in range(SQUARINGS):
         element = factor.compose(element, element)

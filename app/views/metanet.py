@@ -59,15 +59,10 @@ def choose(folder: Path, found: list[Run]) -> Run:
     """The run; raises `UserError` for a name in the link that is not there."""
     names = {str(run.path.relative_to(folder)): run for run in found}
     asked = st.query_params.get("run")
-    name = st.selectbox("Run", list(names), key="run", format_func=lambda name: named(name, names[name]), **LINKED)
+    name = st.selectbox("Run", list(names), key="run", **LINKED)
     if asked and asked not in names:
         raise UnknownNameError("run", asked, names, "the Metanet page")
     return names[name]
-
-
-def named(name: str, run: Run) -> str:
-    """How a run is called in the list."""
-    return f"{name}   {run.record.metanet} → {run.record.target}"
 
 
 def choose_split(run: Run) -> str:

@@ -107,8 +107,7 @@ def move(group: SymmetryGroup, walker: Walker) -> None:
         st.info("This group has neither a continuous factor nor a permutation.", icon=":material/info:")
         return
     movable.sort(key=lambda factor: factor.dimension == 0)
-    kinds = {factor.name: factor.kind for factor in movable}
-    chosen = st.selectbox("Factor", list(kinds), format_func=lambda name: f"{kinds[name]}   {name}", key="factor", **LINKED)  # fmt: skip
+    chosen = st.selectbox("Factor", [factor.name for factor in movable], key="factor", **LINKED)  # fmt: skip
     factor = group[chosen]
     if factor.dimension > 0:
         slide(walker, factor)

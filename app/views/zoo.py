@@ -52,11 +52,10 @@ def page() -> None:
 
 def populations(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the chosen populations; none chosen means all."""
-    counts = table["population"].value_counts().sort_index()
-    names = [str(name) for name in counts.index]
+    names = sorted(table["population"].unique())
     chosen = st.pills(
         "Populations", names, selection_mode="multi", key="populations", **LINKED,
-        format_func=lambda name: f"{name}  {counts[name]:,}", help="None chosen: all of them.",
+        help="None chosen: all of them.",
     )  # fmt: skip
     return table[table["population"].isin(chosen)] if chosen else table
 
