@@ -4,11 +4,22 @@ from graphs.elements import GroupElement
 from graphs.factors import Factor, Slot
 from graphs.group import PoolingAxis, SymmetryGroup
 from graphs.labels import Labelling, label
+from graphs.parameter_graph import (
+    EDGE_KINDS,
+    EDGE_OPS,
+    NODE_KINDS,
+    GraphStructure,
+    graph_structure,
+    parameter_graph,
+    scatter_parameters,
+    to_networkx,
+)
 from graphs.program import Op, Program, Reference, Value, trace
 from graphs.symmetry import infer, symmetry
 from graphs.verify import Verdict, verify
 
 __all__ = [
-    "Factor", "GroupElement", "Labelling", "Op", "PoolingAxis", "Program", "Reference", "Slot", "SymmetryGroup",
-    "Value", "Verdict", "infer", "label", "symmetry", "trace", "verify",
+    "EDGE_KINDS", "EDGE_OPS", "NODE_KINDS", "Factor", "GraphStructure", "GroupElement", "Labelling", "Op",
+    "PoolingAxis", "Program", "Reference", "Slot", "SymmetryGroup", "Value", "Verdict", "graph_structure", "infer",
+    "label", "parameter_graph", "scatter_parameters", "symmetry", "to_networkx", "trace", "verify",
 ]  # fmt: skip
