@@ -1,0 +1,53 @@
+"""Fixtures that several packages' tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metanets.runs import Run, RunRecord
+from modelzoo.store import Population, Zoo
+from modelzoo.training import PopulationConfig, populate
+
+
+@pytest.fixture(scope="session")
+def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """Sixteen tiny SIRENs with three checkpoints, and twelve tiny CNNs of varied learning rate; made in seconds."""
+    path = tmp_path_factory.mktemp("zoo") / "zoo"
+    populate(path, PopulationConfig(family="siren", models=16, tiny=True, steps=60, checkpoint_every=30), progress=False)  # fmt: skip
+    populate(path, PopulationConfig(family="small_cnn", models=12, tiny=True, steps=40, learning_rate="1e-3:1e-1"), progress=False)  # fmt: skip
+    yield Zoo.open(path)
+
+
+@pytest.fixture(scope="session")
+def small_runs(small_zoo: Zoo) -> Path:
+    """Two runs beside the zoo, one of each kind, with weight statistics as embeddings and the mean as prediction."""
+    folder = Path(small_zoo.path).parent / "runs"
+    written_run(small_zoo["siren-digits-inr"], folder / "digit", "label")
+    written_run(small_zoo["small-cnn-digits"], folder / "accuracy", "test_accuracy")
+    return folder
+
+
+def written_run(population: Population, path: Path, target: str) -> Run:
+    """A run folder without a metanet behind it: it predicts every model's nearest neighbour in weight statistics."""
+    stacked = population.stacked()
+    features = np.stack([f(v.flatten(1).numpy(), axis=1) for v in stacked.values() for f in (np.mean, np.std)], 1)
+    table = population.table
+    true = table[target].to_numpy()
+    gaps = np.square(features[:, None] - features).sum(-1) + np.diag(np.full(len(features), np.inf))
+    predicted = true[gaps.argmin(1)]
+    classes = tuple(sorted(set(true.tolist()))) if true.dtype.kind == "i" else ()
+    record = RunRecord(
+        metanet="statistics", config={}, zoo=population.zoo.path, populations=(population.name,),
+        snapshot=population.snapshot_id, target=target, kind="classification" if classes else "regression",
+        classes=classes, training={}, seed=0, parameters=0, created="2025-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    run = Run(path, record)
+    run.write()
+    (path / "weights.safetensors").touch()
+    pd.DataFrame({"epoch": [0, 1], "train_loss": [2.0, 1.0], "validation_loss": [2.0, 1.5]}).to_csv(path / "metrics.csv", index=False)  # fmt: skip
+    score = {"accuracy": float((predicted == true).mean())} if classes else {"mean absolute error": float(np.abs(predicted - true).mean())}  # fmt: skip
+    rows = pd.DataFrame({"population": population.name, "id": table.index, "split": table["split"].to_numpy(), "target": true, "prediction": predicted})  # fmt: skip
+    return run.finish(rows, features, {str(split): score for split in table["split"].unique()}, 1.0)
