@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.request
@@ -59,7 +60,7 @@ def unpack(content: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class IdxImages:
-    """A set of grey images with labels in four idx files.
+    """A set of grey images with labels in four idx files; local files are checked by header and shape alone.
 
     Args:
         title: as people call it.
@@ -116,7 +117,7 @@ class IdxImages:
                 with urllib.request.urlopen(mirror + name + ".gz", timeout=TIMEOUT) as answer:
                     content = answer.read(LARGEST_DOWNLOAD)
                 found = hashlib.sha256(unpack(content)).hexdigest()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reasons.append(f"{mirror}: {error}")
                 continue
             if found == self.checksums[name]:
