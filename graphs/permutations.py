@@ -32,7 +32,8 @@ def _mix(x: Hashes) -> Hashes:
 
 
 def _hash(numbers: Array | int, salt: int) -> Hashes:
-    return _mix(_mix(np.asarray(numbers).astype(np.uint64)) ^ _mix(np.asarray(salt, np.uint64)))
+    """A hash of numbers; the salt is mixed twice so that number and salt cannot change places."""
+    return _mix(_mix(np.asarray(numbers).astype(np.uint64)) ^ _mix(_mix(np.asarray(salt, np.uint64))))
 
 
 def _ranks(values: NDArray) -> Array:
