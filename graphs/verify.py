@@ -98,6 +98,8 @@ def double_precision(module: nn.Module) -> Iterator[nn.Module]:
     """A copy of a module in double precision and evaluation mode; tensors it makes are double too."""
     before = torch.get_default_dtype()
     copied = copy.deepcopy(module).double()
+    for tensor in (*copied.parameters(), *copied.buffers()):  # `double` leaves complex tensors alone
+        tensor.data = widen(tensor.data)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.no_grad(), evaluation_mode(copied):

@@ -173,7 +173,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.heads, self.keys, self.head = heads, keys, head
         self.embedding = nn.Embedding(11, width)
-        self.norm, self.norm2, self.norm3 = nn.RMSNorm(width), nn.RMSNorm(width), nn.RMSNorm(width)
+        self.norm, self.norm2, self.norm3 = (nn.RMSNorm(width, eps=1e-6) for _ in range(3))
         self.query = nn.Linear(width, heads * head, bias=False)
         self.key, self.value = nn.Linear(width, keys * head, bias=False), nn.Linear(width, keys * head, bias=False)
         self.out = nn.Linear(heads * head, width, bias=False)
