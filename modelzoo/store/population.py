@@ -64,9 +64,9 @@ class Population:
         """Paths of all arrays, sorted."""
         return list(self._arrays)
 
-    def _read(self, path: str, selection: Any = slice(None)) -> NDArray[Any]:
+    def _read(self, path: str, selection: Any = slice(None), array: zarr.Array[Any] | None = None) -> NDArray[Any]:
         try:
-            return arrays.to_numpy(self.array(path), selection)
+            return arrays.to_numpy(self.array(path) if array is None else array, selection)
         except arrays.UNREADABLE as error:
             if isinstance(error, ValueError) and "checksum" not in str(error):
                 raise
@@ -239,9 +239,9 @@ class Population:
         gone = self.table.index[self.positions(ids)]
         with self._writing(f"delete {len(gone)} models of {self.name}") as group:
             stored = arrays.open_all(group)
-            keep = ~np.isin(arrays.to_numpy(stored["columns/id"], slice(None)), gone)
+            keep = ~np.isin(self._read("columns/id", array=stored["columns/id"]), gone)
             for path, array in stored.items():
-                values = arrays.to_numpy(array, slice(None))[keep]
+                values = self._read(path, array=array)[keep]
                 del group[path]
                 arrays.extend({path: arrays.create(group, path, values)}, {path: values})
 

@@ -113,9 +113,7 @@ class Zoo:
             raise UserError(f"there is no zoo at {target!r}; make one with: metazoo populate {target} FAMILY.")
         not_a_zoo = UserError(f"{target!r} is not a zoo (no Icechunk repository there); name the folder of a zoo.")
         try:
-            if _is_local(path) and not _contents(
-                Path(path)
-            ):  # also raises for a file and a folder that is closed to us
+            if _is_local(path) and not _contents(Path(path)):  # raises OSError for a file and for a closed folder
                 raise not_a_zoo
             repository = icechunk.Repository.open(storage(path), _configuration())
         except NotADirectoryError:
@@ -124,7 +122,9 @@ class Zoo:
             if "repository doesn't exist" in str(error):
                 raise not_a_zoo from None
             raise UserError(f"cannot read the zoo {target!r}: {_reason(error)}.") from None
-        zoo = cls(target, repository, writable and at is None, at)
+        zoo = cls(target, repository, writable)
+        if at is not None:
+            zoo = zoo.at(at)
         try:
             attributes = dict(zarr.open_group(zoo.session().store, mode="r").attrs)
         except (GroupNotFoundError, FileNotFoundError):
@@ -136,7 +136,12 @@ class Zoo:
     def open_or_create(cls, path: str | Path) -> "Zoo":
         """The zoo at the path, writable, made if there is nothing there yet."""
         there = _is_local(path) and Path(path).is_dir() and bool(_contents(Path(path)))
-        return (None if there else cls._create(path)) or cls.open(path, writable=True)
+        made = None if there else cls._create(path)
+        return cls.open(path, writable=True) if made is None else made
+
+    def at(self, name: str) -> "Zoo":
+        """The zoo as it was at a snapshot id or tag, for reading."""
+        return Zoo(self.path, self._repository, writable=False, at=name)
 
     def session(self) -> icechunk.Session:
         """A read-only session at the newest snapshot, or at the one the zoo was opened at."""

@@ -124,6 +124,9 @@ class Plan(BaseModel):
             draw = np.random.default_rng(state)
             uniform = draw.random()
             instance = i % self.task.instances if self.task.instances else -1
+            if i > instance >= 0:  # a second model of the same instance belongs to the same split
+                own = np.random.SeedSequence(self.source.seed, spawn_key=(instance,))
+                uniform = np.random.default_rng(own).random()
             row = {
                 "id": i,
                 "seed": int(state.generate_state(1)[0]) % 2**31,

@@ -6,11 +6,13 @@ so batch-norm statistics may be updated in place and every model's gradient is e
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from modelzoo.family import Family, FamilyConfig, Recipe
@@ -18,7 +20,7 @@ from modelzoo.store.records import ModelBatch
 from modelzoo.task import Split, Task, TaskData
 from modelzoo.training.optimizers import StackedOptimizer
 
-Report = Callable[[int, float], None]  # (optimizer step, mean loss)
+Report = Callable[[float, float], None]  # (how many models' worth of work is done, mean loss)
 TEST_SAMPLES = 512  # evaluated at once
 
 
@@ -48,19 +50,21 @@ def train_population(
         recipe: steps, batch size, optimizer, clipping.
         checkpoint_every: steps between checkpoints, None for first and last.
         metric_every: steps between entries of the loss curve, None for about fifty.
-        report: called now and then with the step and the mean loss.
+        report: called now and then with the models' worth of work done so far in this block and the mean loss.
 
     Returns:
         Parameters and buffers `[model, checkpoint, *shape]`, curves `train_loss` and `test_<metric>` `[model, step]`
         (the test metric is known at checkpoints, NaN between), and the columns of the model table.
     """
-    if family.fit is not None:
-        run: Callable[..., ModelBatch] = _fit_each
-    elif family.not_vmappable and len(hyperparameters) > 1:
-        run = _one_by_one
-    else:
-        run = _lockstep
-    return run(family, config, task, hyperparameters, recipe, checkpoint_every, metric_every, report)
+    run = _lockstep if family.fit is None else _fit_each
+    if family.not_vmappable is None:
+        return run(family, config, task, hyperparameters, recipe, checkpoint_every, metric_every, report)
+    batches = []
+    for i in range(len(hyperparameters)):
+        own = (lambda models, loss, i=i: report(i + models, loss)) if report else None
+        row = hyperparameters.iloc[i : i + 1]
+        batches.append(run(family, config, task, row, recipe, checkpoint_every, metric_every, own))
+    return concatenate(batches)
 
 
 class Block:
@@ -77,14 +81,14 @@ class Block:
         self.vmapped = family.not_vmappable is None
         modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
         self.template = modules[0]
-        scales = torch.tensor(hyperparameters["init_scale"].to_numpy(), dtype=torch.float32)
+        scales = torch.tensor(hyperparameters["init_scale"].to_numpy())
         names = [name for name, _ in self.template.named_parameters()]
         kept = self.template.state_dict().keys()
         self.parameters: dict[str, Tensor] = {}
         for name in names:
             stack = torch.stack([module.get_parameter(name).detach() for module in modules])
             if stack.ndim > 2:  # matrices and kernels; biases and norm gains keep their start
-                stack = stack * scales.view(-1, *[1] * (stack.ndim - 1))
+                stack = stack * scales.view(-1, *[1] * (stack.ndim - 1)).to(stack.dtype)
             self.parameters[name] = stack.requires_grad_()
         self.buffers = {
             name: torch.stack([module.get_buffer(name) for module in modules])
@@ -160,20 +164,24 @@ def sample_rows(task: Task, data: TaskData, hyperparameters: pd.DataFrame, batch
     if task.sampling == "full":
         while True:
             yield None
-    count = len(data.train.targets)
     draws = [np.random.default_rng(int(seed)) for seed in hyperparameters["seed"]]
     subsets = [
-        np.sort(draw.permutation(count)[: max(batch_size, round(count * fraction))])
+        subset(draw, len(data.train.targets), fraction, batch_size)
         for draw, fraction in zip(draws, hyperparameters["data_fraction"], strict=True)
     ]
     queues = [np.zeros(0, dtype=np.int64) for _ in draws]
     while True:
         rows = np.empty((len(draws), batch_size), dtype=np.int64)
-        for model, (draw, subset) in enumerate(zip(draws, subsets, strict=True)):
+        for model, (draw, own) in enumerate(zip(draws, subsets, strict=True)):
             if len(queues[model]) < batch_size:
-                queues[model] = draw.permutation(subset)
+                queues[model] = draw.permutation(own)
             rows[model], queues[model] = queues[model][:batch_size], queues[model][batch_size:]
         yield torch.from_numpy(rows)
+
+
+def subset(draw: np.random.Generator, count: int, fraction: float, least: int) -> NDArray[np.int64]:
+    """Sorted rows of the training samples that a model sees."""
+    return np.sort(draw.permutation(count)[: max(least, round(count * fraction))])
 
 
 def _lockstep(
@@ -185,8 +193,8 @@ def _lockstep(
     checkpoints = schedule(recipe.steps, checkpoint_every, 1)
     entries = schedule(recipe.steps, metric_every, 50)
     block = Block(family, config, task, hyperparameters)
-    rates = torch.tensor(hyperparameters["learning_rate"].to_numpy(), dtype=torch.float32)
-    decays = torch.tensor(hyperparameters["weight_decay"].to_numpy(), dtype=torch.float32)
+    rates = torch.tensor(hyperparameters["learning_rate"].to_numpy())
+    decays = torch.tensor(hyperparameters["weight_decay"].to_numpy())
     leaves = list(block.parameters.values())
     optimizer = StackedOptimizer(leaves, recipe.optimizer, rates, decays, recipe.gradient_clip)
     alive = torch.ones(models, dtype=torch.bool)
@@ -199,8 +207,9 @@ def _lockstep(
         for step in range(recipe.steps + 1):
             if step in checkpoints:
                 states.append(block.state())
+                test_loss, test_score = (values.numpy() for values in block.test())
                 if step in tested:
-                    tested[step] = block.test()[1].numpy()
+                    tested[step] = test_score
             if step == recipe.steps:
                 break
             losses = block.loss(next(rows))
@@ -210,12 +219,14 @@ def _lockstep(
             if step in curve:
                 curve[step] = losses.detach().numpy()
                 if report:
-                    report(step, float(np.nanmean(curve[step])) if np.isfinite(curve[step]).any() else float("nan"))
-        with torch.no_grad():
-            final = block.loss(next(rows)).numpy()
+                    finite = curve[step][np.isfinite(curve[step])]
+                    report(models * step / recipe.steps, float(finite.mean()) if len(finite) else float("nan"))
+        with (
+            torch.no_grad()
+        ):  # of the stored state, on the next batch; it may change batch-norm statistics, so it is last
+            final = block.loss(next(rows)).float().numpy()
         curve[recipe.steps] = final
-        test_loss, test_score = (values.numpy() for values in block.test())
-        alive &= _finite(block.parameters, models)
+        alive &= _finite(block.parameters, models) & torch.from_numpy(np.isfinite(final))
     columns = _columns(hyperparameters, task, alive.numpy(), final, test_loss, test_score, recipe.steps, time.perf_counter() - started)  # fmt: skip
     return ModelBatch(
         {name: torch.stack([state[0][name] for state in states], 1) for name in block.parameters},
@@ -226,8 +237,10 @@ def _lockstep(
 
 
 def _finite(parameters: dict[str, Tensor], models: int) -> Tensor:
-    flat = torch.cat([torch.view_as_real(p).flatten(1) if p.is_complex() else p.flatten(1) for p in parameters.values()], 1)  # fmt: skip
-    return flat.detach().isfinite().all(1) if len(parameters) else torch.ones(models, dtype=torch.bool)
+    finite = torch.ones(models, dtype=torch.bool)
+    for stack in parameters.values():
+        finite &= stack.detach().isfinite().reshape(models, -1).all(1)
+    return finite
 
 
 def _columns(
@@ -239,9 +252,9 @@ def _columns(
     return {
         **own,
         "status": np.where(alive, "ok", "diverged").astype(object),
-        "train_loss": np.asarray(train_loss, dtype=np.float32),
-        "test_loss": np.asarray(test_loss, dtype=np.float32),
-        f"test_{task.metric}": np.asarray(test_score, dtype=np.float32),
+        "train_loss": _single(train_loss),
+        "test_loss": _single(test_loss),
+        f"test_{task.metric}": _single(test_score),
         "steps": np.full(count, steps),
         "wall_time": np.full(count, seconds / count, dtype=np.float32),
         "parent": np.full(count, "", dtype=object),
@@ -249,15 +262,9 @@ def _columns(
     }
 
 
-def _one_by_one(
-    family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
-    checkpoint_every: int | None, metric_every: int | None, report: Report | None,
-) -> ModelBatch:  # fmt: skip
-    single = [
-        _lockstep(family, config, task, hyperparameters.iloc[i : i + 1], recipe, checkpoint_every, metric_every, report)
-        for i in range(len(hyperparameters))
-    ]
-    return concatenate(single)
+def _single(values: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # of a diverged model in double precision: infinite is what it is
+        return np.asarray(values, dtype=np.float32)
 
 
 def concatenate(batches: list[ModelBatch]) -> ModelBatch:
@@ -274,24 +281,31 @@ def _fit_each(
     family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
     checkpoint_every: int | None, metric_every: int | None, report: Report | None,
 ) -> ModelBatch:  # fmt: skip
-    """Families that are fitted in one shot: the checkpoints are before and after the fit."""
+    """Families that are fitted in one shot to their share of the data: the checkpoints are before and after the fit."""
     assert family.fit is not None
     started = time.perf_counter()
     block = Block(family, config, task, hyperparameters)
     before = block.state()
     before_score = block.test()[1].numpy()
-    for model, seed in enumerate(hyperparameters["seed"]):
+    for model, (seed, fraction) in enumerate(
+        zip(hyperparameters["seed"], hyperparameters["data_fraction"], strict=True)
+    ):
         module: nn.Module = family.build(config, seed=int(seed))
-        family.fit(module, block.data, int(seed))
+        with torch.no_grad():
+            for name, stack in block.parameters.items():
+                module.get_parameter(name).copy_(stack[model])
+        family.fit(module, _share(task, block.data, int(seed), fraction), int(seed))
         for name, stack in block.parameters.items():
             stack.detach()[model] = module.get_parameter(name).detach()
         for name, stack in block.buffers.items():
             stack[model] = module.get_buffer(name)
+        if report:
+            report(model + 1.0, float("nan"))
     after = block.state()
     with torch.no_grad():
         train_loss = block.outputs_and(block.task.loss, block.data.train, None, train=False).numpy()
     test_loss, test_score = (values.numpy() for values in block.test())
-    alive = _finite(block.parameters, len(hyperparameters)).numpy() if block.parameters else np.ones(len(hyperparameters), bool)  # fmt: skip
+    alive = _finite(block.parameters, len(hyperparameters)).numpy()
     nothing = np.full_like(train_loss, np.nan)
     return ModelBatch(
         {name: torch.stack([before[0][name], after[0][name]], 1) for name in block.parameters},
@@ -302,3 +316,10 @@ def _fit_each(
         },
         _columns(hyperparameters, task, alive, train_loss, test_loss, test_score, 1, time.perf_counter() - started),
     )
+
+
+def _share(task: Task, data: TaskData, seed: int, fraction: float) -> TaskData:
+    if fraction >= 1 or task.sampling == "full":
+        return data
+    rows = torch.from_numpy(subset(np.random.default_rng(seed), len(data.train.targets), fraction, 1))
+    return replace(data, train=Split(tuple(x[rows] for x in data.train.inputs), data.train.targets[rows]))

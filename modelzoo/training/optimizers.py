@@ -53,11 +53,11 @@ class StackedOptimizer:
             `alive` without the models whose gradient is not finite; those are left as they are from now on.
         """
         grads = [_real(g) for g in gradients]
-        norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+        norms = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads]).sum(0).sqrt()
         alive = alive & norms.isfinite()
         factor = torch.ones_like(norms)
         if self.gradient_clip is not None:
-            factor = (self.gradient_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
+            factor = (self.gradient_clip / (norms + 1e-6)).clamp_max(1.0)  # as torch.nn.utils.clip_grad_norm_
         if not alive.all():  # NaN times zero is NaN: replace, do not multiply
             grads = [torch.where(_per_model(alive, g), g, 0) for g in grads]
             factor = torch.where(alive, factor, 0)
