@@ -8,7 +8,7 @@ from modelzoo.metrics import accuracy, majority_accuracy
 from modelzoo.task import Spec, Split, Task, TaskData, register
 
 MODULUS = 3
-LEAVES = 5
+LEAVES = 4
 NODES = 2 * LEAVES - 1
 OPERATORS = ("+", "-", "*")  # tokens MODULUS, MODULUS + 1, MODULUS + 2; smaller tokens are the numbers themselves
 
@@ -62,7 +62,7 @@ def load() -> TaskData:
 TASK = register(
     Task(
         name="arithmetic_trees",
-        summary="What is the value, modulo 3, of an expression with five numbers and +, -, ×?",
+        summary="What is the value, modulo 3, of an expression with four numbers and +, -, ×?",
         source="generated: random expression trees, 3,584 different ones",
         inputs=Spec("tree", (NODES,), MODULUS + len(OPERATORS)),
         targets=Spec("classes", (), MODULUS),

@@ -10,8 +10,8 @@ from scipy.integrate import solve_ivp
 from modelzoo.metrics import mean_squared_error, r2, r2_of_mean
 from modelzoo.task import Spec, Split, Task, TaskData, register
 
-TIMES = 16
-HORIZON = 3.0
+TIMES = 10
+HORIZON = 2.0
 MATRIX = np.array([[-0.1, 2.0], [-2.0, -0.1]])
 
 
@@ -30,9 +30,9 @@ def trajectories(starts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def load() -> TaskData:
-    """384 training and 128 test trajectories that start in the ring 0.5 ≤ |x| ≤ 1.5."""
+    """384 training and 128 test trajectories that start in the ring 0.5 ≤ |x| ≤ 1.25."""
     draw = np.random.default_rng(0)
-    radius, angle = draw.uniform(0.5, 1.5, 512), draw.uniform(0, 2 * pi, 512)
+    radius, angle = draw.uniform(0.5, 1.25, 512), draw.uniform(0, 2 * pi, 512)
     starts = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     x, y = (torch.from_numpy(array).float() for array in (starts, trajectories(starts)))
     return TaskData(Split((x[:384],), y[:384]), Split((x[384:],), y[384:]))
