@@ -10,6 +10,7 @@ from graphs.parameter_graph import (
     NODE_KINDS,
     GraphStructure,
     graph_structure,
+    layer_graph,
     parameter_graph,
     scatter_parameters,
     to_networkx,
@@ -21,5 +22,5 @@ from graphs.verify import Verdict, verify
 __all__ = [
     "EDGE_KINDS", "EDGE_OPS", "NODE_KINDS", "Factor", "GraphStructure", "GroupElement", "Labelling", "Op",
     "PoolingAxis", "Program", "Reference", "Slot", "SymmetryGroup", "Value", "Verdict", "graph_structure", "infer",
-    "label", "parameter_graph", "scatter_parameters", "symmetry", "to_networkx", "trace", "verify",
+    "label", "layer_graph", "parameter_graph", "scatter_parameters", "symmetry", "to_networkx", "trace", "verify",
 ]  # fmt: skip

@@ -36,11 +36,9 @@ class _Builder:
         self.first_parameter = self.first_constant + len(plans)
         self.next = self.first_parameter
         self.edges: list[Edges] = []
+        self.coordinates: list[list[Array]] = []  # of every tensor, one number for every edge each
         self.extra: list[Edges] = []
-        self.owners: list[Array] = []  # of the structural edges that come with an entry, the entry's edge
-        self.place: dict[int, Array] = {}
         self.parts: list[Array] = [neurons.parts]
-        self.key_depth: dict[int, float] = {}
         self.node_positions: list[tuple[Array, Array]] = []
         self.node_depths: list[tuple[Array, float]] = []
         self.lookups: list[Array] = []
@@ -48,7 +46,9 @@ class _Builder:
     def structure(self) -> GraphStructure:
         for number, plan in enumerate(self.plans):
             self.tensor(number, plan)
-        total = sum(len(edges["source"]) for edges in self.edges)
+        self.parallel()
+        for edges, coordinates in zip(self.edges, self.coordinates, strict=True):
+            edges["position"] = _positions(coordinates, len(edges["source"]))
         self.related(np.concatenate([self.neurons.parts, *self.parts[1:]], axis=1))
         columns = [*self.edges, *self.extra]
         joined = (
@@ -56,7 +56,6 @@ class _Builder:
         )
         keys, inverse = _in_order(np.stack([joined.pop("source"), joined.pop("target")], 1).ravel())
         index = inverse.reshape(-1, 2).T
-        owners = np.concatenate([np.empty(0, np.int64), *self.owners])
         node_class = np.where(keys < self.first_single, keys, -1)
         node = self.nodes(keys)
         edge = {f"edge_{key}": torch.from_numpy(np.ascontiguousarray(value)) for key, value in joined.items()}
@@ -68,7 +67,6 @@ class _Builder:
             node_names=self.names(keys, node),
             neurons=self.neurons,
             node_class=node_class,
-            entry_edges=np.stack([total + np.arange(len(owners)), owners]),
         )
 
     def tensor(self, number: int, plan: TensorPlan) -> None:
@@ -109,9 +107,8 @@ class _Builder:
             coordinates.append(np.tile(np.arange(2), record.entries))
         else:
             coordinates = [_filled(c, shape) for c in coordinates]
-        edges["position"] = _positions(coordinates, record.edges)
-        first = sum(len(e["source"]) for e in self.edges)
         self.edges.append(edges)
+        self.coordinates.append(coordinates)
         if plan.hyper:
             value_end = next((k for k, end in enumerate(plan.ends) if end.side == "target"), len(plan.ends))
             for position in ends:
@@ -121,7 +118,19 @@ class _Builder:
                     joint["kind"][:], joint["op"][:] = EDGE_KIND["structure"], EDGE_OP[use.family]
                     joint["position"][:, 0] = position
                     self.extra.append(joint)
-                    self.owners.append(first + entry * (2 if record.dtype.is_complex else 1))
+
+    def parallel(self) -> None:
+        """Tensors of one kind between the same neurons (two biases of a gate, a left and a right child) are counted."""
+        alike: dict[tuple, list[int]] = {}
+        for number, (edges, plan) in enumerate(zip(self.edges, self.plans, strict=True)):
+            source, target = np.unique(edges["source"]), np.unique(edges["target"])
+            source = source[source < self.first_constant]  # constant and parameter nodes are the tensor's own
+            key = (plan.use.family, int(edges["kind"][0]), source.tobytes(), target.tobytes()) if len(target) else ()
+            alike.setdefault(key, []).append(number)
+        for numbers in alike.values():
+            if len(numbers) > 1:
+                for place, number in enumerate(sorted(numbers, key=lambda k: (self.plans[k].use.op, k))):
+                    self.coordinates[number].append(np.full(len(self.edges[number]["source"]), place))
 
     def end(self, end: End, coordinates: list[Array], depth: float) -> Array:
         """Node keys of one end; fixed coordinates and roles are added to the edges' coordinates."""
@@ -166,6 +175,8 @@ class _Builder:
         edges["source"], edges["target"] = relations[0, chosen], relations[1, chosen]
         edges["kind"][:] = EDGE_KIND["structure"]
         edges["position"][:, 0] = relations[2, chosen]
+        if chosen.any():
+            edges["position"][:, 1] = self.neurons.ranks(edges["source"], edges["target"])
         self.extra.append(edges)
 
     def nodes(self, keys: Array) -> dict[str, Array]:

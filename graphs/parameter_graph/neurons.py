@@ -98,7 +98,9 @@ class Neurons:
         base, own, _ = self._resolved
         current, coordinates = base.copy(), own.copy()
         moving = np.flatnonzero(current != np.arange(self.count))
-        while len(moving):  # a part of a merged dimension can itself be merged
+        for _ in range(self.count):  # a part of a merged dimension can itself be merged
+            if not len(moving):
+                break
             merged = np.concatenate([own[current[moving]], coordinates[moving]], 1)
             coordinates[moving] = _leading(merged)
             further = base[current[moving]]
@@ -123,6 +125,13 @@ class Neurons:
         relations = np.stack([self.base[relations[0]], self.base[relations[1]], relations[2]])
         return np.unique(relations[:, relations[0] != relations[1]], axis=1)
 
+    def ranks(self, members: Array, group: Array) -> Array:
+        """For classes in groups (queries and keys that share a feature) their rank in the group, alike ranking alike."""
+        colour = np.zeros(self.count, np.uint64)
+        np.add.at(colour, self.labelling.neuron, self.structure.colour)
+        _, first, cell = np.unique(colour, return_index=True, return_inverse=True)
+        return _local_ranks(first[cell.ravel()][members], group)
+
     def of(self, labels: Array) -> Array:
         """The class of every label of an array, of size 1 along dimensions that it does not depend on."""
         return compress(self.labelling.neuron[labels])
@@ -141,9 +150,7 @@ class Neurons:
         own = np.where(self.fixed[self.base[flat]], self.base[flat], -1)
         _, group = np.unique(np.column_stack([own, self.coordinates[flat]]), axis=0, return_inverse=True)
         _, first, cell = np.unique(colour, return_index=True, return_inverse=True)
-        cells = np.unique(np.stack([group.ravel(), first[cell.ravel()]]), axis=1, return_inverse=True)
-        start = np.searchsorted(cells[0][0], np.arange(int(group.max(initial=-1)) + 1))
-        role = cells[1].ravel() - start[group.ravel()]
+        role = _local_ranks(first[cell.ravel()], group.ravel())
         return role.reshape(classes.shape) if role.any() else None
 
     @cached_property
@@ -172,6 +179,13 @@ def _ranks(classes: Array, chosen: NDArray[np.bool_]) -> Array:
     found = np.full(len(classes), -1)
     found[chosen] = np.unique(classes[chosen], return_inverse=True)[1].ravel()
     return found
+
+
+def _local_ranks(keys: Array, group: Array) -> Array:
+    """The rank of every key among the distinct keys of its group."""
+    pairs, inverse = np.unique(np.stack([group, keys]), axis=1, return_inverse=True)
+    _, start = np.unique(pairs[0], return_index=True)
+    return inverse.ravel() - np.repeat(start, np.diff([*start, pairs.shape[1]]))[inverse.ravel()]
 
 
 def _leading(rows: Array) -> Array:

@@ -38,7 +38,6 @@ class GraphStructure:
         node_names: for people: a name of every node.
         neurons: what the nodes were made from.
         node_class: `[node]` class of the labelling that a node is, −1 for nodes that are none.
-        entry_edges: `[2, edges]`: structural edges that come with an entry of a tensor, and that entry's edge.
     """
 
     name: str
@@ -48,7 +47,6 @@ class GraphStructure:
     node_names: tuple[str, ...] = field(repr=False)
     neurons: Neurons = field(repr=False)
     node_class: Array = field(repr=False)
-    entry_edges: Array = field(repr=False)
 
     @property
     def num_nodes(self) -> int:

@@ -42,6 +42,7 @@ _FAMILY_OF = {
         "attention": "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu",
         "distance": "_cdist_forward",
         "reduction": "sum mean amax amin max min var std prod linalg_vector_norm var_mean cumsum cumprod logsumexp",
+        "pointwise": "polar complex",
         "shape": "view reshape _unsafe_view unsqueeze squeeze flatten permute transpose t expand repeat slice select "
         "split split_with_sizes unbind chunk unsafe_split flip roll cat concat stack clone alias detach _to_copy "
         "constant_pad_nd view_as_real view_as_complex diagonal slice_scatter select_scatter unfold lift_fresh_copy",
