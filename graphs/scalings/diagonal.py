@@ -113,7 +113,7 @@ class DiagonalFactor(Factor):
         for name, exponent in self._total(parameters).items():
             if name not in tensors:
                 continue
-            tensor, additive = tensors[name], name in self._additive
+            tensor, additive = tensors[name], name in self.additive
             if additive:
                 result[name] = tensor + exponent.to(tensor)
             elif self.question == "sign":
@@ -137,7 +137,8 @@ class DiagonalFactor(Factor):
         )
 
     @cached_property
-    def _additive(self) -> set[str]:
+    def additive(self) -> set[str]:
+        """The tensors that it is added to."""
         return {e.tensor for e in self.exponents if e.additive}
 
     def _total(self, parameters: Tensor) -> dict[str, Tensor]:

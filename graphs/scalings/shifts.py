@@ -1,0 +1,391 @@
+"""Additive shifts of parameters, followed through a program until something absorbs them.
+
+A shift of a parameter shifts what is computed from it. Affine operators carry the shift on; a softmax, a mean
+subtraction or a normalization swallows one that is constant along its dimension; and wherever a value that has been
+shifted by the same amount for all inputs also has a bias added to it, that bias can take the shift back. If no output
+is left shifted, the parameter has a translation symmetry. Shifts are followed by their numbers: the program is run
+once on random parameters and two random sets of inputs, and only the operators behind the shifted parameter again.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphs.interpreter import interpret, widen
+from graphs.program import Op, Program, Reference
+from graphs.scalings.coordinates import first_names
+
+# Operators that read their data without computing, so that every entry of the result is one of the entries.
+MOVES = frozenset(
+    f"aten.{name}" for name in (
+        "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "flatten", "expand",
+        "clone", "alias", "detach", "contiguous", "slice", "select", "split", "split_with_sizes", "unbind", "chunk",
+        "flip", "repeat", "dropout", "lift_fresh_copy",
+    )
+)  # fmt: skip
+# Affine in each tensor argument: they carry a shift on. Sums may cancel one.
+SUMS = frozenset(f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack"))
+AFFINE = MOVES | SUMS | frozenset(
+    f"aten.{name}" for name in (
+        "mul", "neg", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution", "embedding", "sum", "mean", "cumsum",
+        "_native_batch_norm_legit_no_training", "index_select", "gather", "index", "avg_pool1d", "avg_pool2d",
+        "_adaptive_avg_pool2d", "complex", "real", "imag", "view_as_real", "view_as_complex", "constant_pad_nd",
+        "_to_copy", "_fft_r2c", "_fft_c2r", "_fft_c2c", "index_add", "scatter_add", "div",
+    )
+)  # fmt: skip
+INVARIANT = frozenset(
+    f"aten.{name}" for name in ("_softmax", "_log_softmax", "softmax", "log_softmax", "native_layer_norm", "native_group_norm")
+)  # fmt: skip
+ATTENTION = frozenset(
+    ("aten._scaled_dot_product_flash_attention_for_cpu", "aten.scaled_dot_product_attention")
+)  # softmax(q kᵀ) v: affine in v, and invariant to a common shift of all keys
+BIAS = {"aten.addmm": 0, "aten.baddbmm": 0, "aten.convolution": 2, "aten.native_layer_norm": 3, "aten.native_group_norm": 2,
+        "aten._native_batch_norm_legit_no_training": 2}  # fmt: skip
+PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv": (0, 1), "aten.dot": (0, 1),
+            "aten.addmm": (1, 2), "aten.baddbmm": (1, 2), "aten.convolution": (0, 1),
+            "aten._native_batch_norm_legit_no_training": (0, 1, 3)}  # fmt: skip
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A part of a tensor that some operator computes with, after slicing and reshaping alone.
+
+    Args:
+        tensor: first name of the tensor.
+        value: the value that is computed with.
+        positions: of the shape of that value, flat indices into the tensor.
+    """
+
+    tensor: str
+    value: int
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A bias that takes a shift back, read off a value that is shifted.
+
+    Args:
+        value: the shifted value.
+        tensor: first name of the bias tensor.
+        entries: flat indices into the bias tensor.
+        places: for each of them a flat index into the value that it is added to.
+    """
+
+    value: int
+    tensor: str
+    entries: Tensor
+    places: Tensor
+
+
+Lookup = Callable[[int], Tensor]
+
+
+def call(op: Op, lookup: Lookup) -> list[Any]:
+    """The outputs of an operator in double precision."""
+
+    def filled(argument: Any) -> Any:
+        if isinstance(argument, Reference):
+            return lookup(argument.value)
+        if isinstance(argument, tuple):
+            return [filled(entry) for entry in argument]
+        return torch.float64 if argument is torch.float32 else argument
+
+    result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
+    return list(result) if isinstance(result, list | tuple) else [result]
+
+
+def _carries(name: str, shifted: list[int], alive: bool) -> bool:
+    """Whether an operator may carry a shift of these arguments on (`alive`), or may swallow it."""
+    if name in ATTENTION:
+        return not alive or not {0, 1} & set(shifted)
+    if name in INVARIANT:
+        return not alive or 0 not in shifted
+    if name in PRODUCTS and (len(set(PRODUCTS[name]) & set(shifted)) > 1):
+        return False
+    if (name == "aten.div" and 1 in shifted) or ("batch_norm" in name and 4 in shifted):
+        return False
+    return name in AFFINE and (alive or name in MOVES | SUMS or BIAS.get(name) in shifted)
+
+
+class Blocked(Exception):
+    """A shift met an operator that neither carries it on nor swallows it."""
+
+
+@dataclass
+class Shifts:
+    """Follows shifts through a program.
+
+    Args:
+        program: the traced module.
+        seed: of the random parameters and inputs.
+    """
+
+    program: Program
+    seed: int = 0
+    _carried: dict[int, list[tuple[Leaf, Tensor]]] = field(default_factory=dict)
+
+    @cached_property
+    def tied(self) -> dict[str, tuple[str, ...]]:
+        """First name of every tensor → all its names."""
+        return first_names(self.program)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Random tensors, variances positive."""
+        generator = torch.Generator().manual_seed(self.seed)
+        variances = {
+            op.arguments[4].value for op in self.program.ops if op.name == "aten._native_batch_norm_legit_no_training"
+        }
+        found: dict[str, Tensor] = {}
+        for names in self.tied.values():
+            value = self.program.values[self.program.tensors[names[0]]]
+            like = torch.empty(value.shape, dtype=value.dtype)
+            normal = torch.randn(value.shape, generator=generator, dtype=widen(like).dtype)
+            spread = max(1.0, like.numel() / max(1, value.shape[0])) if value.shape else 1.0
+            tensor = normal.abs() + 0.5 if value.id in variances else normal / spread**0.5
+            found.update(dict.fromkeys(names, tensor))
+        return found
+
+    @cached_property
+    def runs(self) -> tuple[dict[int, Tensor], ...]:
+        """All values for two random sets of inputs."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        rows = [self.program.values[r.value].shape[0] for op in self.program.ops if op.name == "aten.embedding"
+                if isinstance(r := op.arguments[0], Reference)]  # fmt: skip
+        found = []
+        for _ in range(2):
+            inputs = []
+            for value in (self.program.values[v] for v in self.program.inputs):
+                if value.dtype is torch.bool:
+                    inputs.append(torch.ones(value.shape, dtype=torch.bool))
+                elif value.dtype.is_floating_point or value.dtype.is_complex:
+                    wide = torch.complex128 if value.dtype.is_complex else torch.float64
+                    inputs.append(torch.randn(value.shape, generator=generator, dtype=wide))
+                else:
+                    high = min(rows, default=2)
+                    inputs.append(torch.randint(0, high, value.shape, generator=generator).to(value.dtype))
+            found.append(interpret(self.program, self.tensors, inputs))
+        return tuple(found)
+
+    @cached_property
+    def users(self) -> tuple[tuple[int, ...], ...]:
+        """For every value the operators that read it."""
+        return self.program.users()
+
+    @cached_property
+    def leaves(self) -> list[Leaf]:
+        """Every part of a tensor that is computed with, as long as no entry is in two of them."""
+        found: list[Leaf] = []
+        for name in self.tied:
+            value = self.program.tensors[name]
+            if self.program.values[value].dtype not in (torch.float32, torch.float64):
+                continue
+            shape = self.program.values[value].shape
+            own: list[Leaf] = []
+            self._descend(name, value, torch.arange(torch.Size(shape).numel()).reshape(shape), own)
+            entries = torch.cat([leaf.positions.flatten() for leaf in own] or [torch.empty(0, dtype=torch.int64)])
+            if len(entries.unique()) == len(entries):
+                found += own
+        return found
+
+    def _descend(self, name: str, value: int, positions: Tensor, found: list[Leaf]) -> None:
+        """Add the leaves behind a value that is nothing but entries of a tensor."""
+        readers = [self.program.ops[i] for i in self.users[value]]
+        if value in self.program.outputs or any(
+            op.name not in MOVES - {"aten.expand", "aten.repeat"} for op in readers
+        ):
+            found.append(Leaf(name, value, positions))
+            return
+        for op in readers:
+            for output, moved in zip(op.outputs, call(op, lambda _: positions), strict=False):
+                if output is not None:
+                    self._descend(name, output, moved, found)
+
+    @cached_property
+    def leaf_of(self) -> dict[int, Leaf]:
+        """Leaves by their value."""
+        return {leaf.value: leaf for leaf in self.leaves}
+
+    def carried(self, value: int) -> list[tuple[Leaf, Tensor]]:
+        """The leaves that are added to a value, each with the entry added at every place."""
+        if value not in self._carried:
+            self._carried[value] = self._find_carried(value)
+        return self._carried[value]
+
+    def _find_carried(self, value: int) -> list[tuple[Leaf, Tensor]]:
+        if value in self.leaf_of:
+            leaf = self.leaf_of[value]
+            return [(leaf, leaf.positions)]
+        producer = self.program.values[value].producer
+        if producer is None or value in self.program.constants:
+            return []
+        op = self.program.ops[producer]
+        shape = self.program.values[value].shape
+        if op.name in BIAS:
+            bias = op.argument(BIAS[op.name], "bias")
+            if op.name == "aten.native_group_norm" or not isinstance(bias, Reference) or op.outputs[0] != value:
+                return []
+            tail = [1] * (len(shape) - 2) if op.name in ("aten.convolution", "aten._native_batch_norm_legit_no_training") else []  # fmt: skip
+            return [
+                (leaf, where.reshape(*where.shape, *tail).expand(shape)) for leaf, where in self.carried(bias.value)
+            ]
+        if op.name in ("aten.add", "aten.sub") and op.keywords.get("alpha", 1) == 1:
+            operands = op.arguments[: 2 if op.name == "aten.add" else 1]
+            return [
+                (leaf, where.expand(shape))
+                for operand in operands if isinstance(operand, Reference)
+                for leaf, where in self.carried(operand.value)
+            ]  # fmt: skip
+        if op.name == "aten.embedding" and isinstance(op.arguments[1], Reference):
+            index = self.program.constants.get(op.arguments[1].value)
+            table = op.arguments[0]
+            if index is not None and isinstance(table, Reference):
+                return [(leaf, where[index]) for leaf, where in self.carried(table.value)]
+        if op.name in MOVES and op.outputs.count(value):
+            (source,) = [r for r in op.arguments if isinstance(r, Reference)] or [None]
+            assert source is not None
+            place = op.outputs.index(value)
+            return [
+                (leaf, call(op, lambda _, where=where: where.contiguous())[place])
+                for leaf, where in self.carried(source.value)
+            ]  # type: ignore[misc]
+        return []
+
+    def follow(self, leaf: Leaf, shift: Tensor, allowed: Callable[[str], bool]) -> list[Sink] | None:
+        """Shift a leaf and find the biases that take it back; None if an output stays shifted.
+
+        Args:
+            leaf: what is shifted.
+            shift: `[*shape of the leaf]`, by how much.
+            allowed: whether a tensor may be a sink.
+        """
+        size = self.tensors[leaf.tensor].numel()
+        change = torch.zeros(size, dtype=torch.float64)
+        change[leaf.positions.flatten()] = shift.flatten()
+        return self._extend({leaf.tensor: change}, [], allowed)
+
+    def _extend(
+        self, changes: Mapping[str, Tensor], sinks: list[Sink], allowed: Callable[[str], bool]
+    ) -> list[Sink] | None:
+        """Take back what is still shifted, by the first bias with which it works out."""
+        refused: set[str] = set()
+        while True:
+            try:
+                found = self._pass(changes, lambda tensor: tensor not in refused and allowed(tensor))
+            except Blocked:
+                return None
+            if found is None:
+                return sinks
+            sink, amount = found
+            change = changes.get(
+                sink.tensor, torch.zeros(self.tensors[sink.tensor].numel(), dtype=torch.float64)
+            ).clone()
+            change[sink.entries] -= amount
+            result = self._extend({**changes, sink.tensor: change}, [*sinks, sink], allowed)
+            if result is not None:
+                return result
+            refused.add(sink.tensor)
+
+    def path(self, changed: set[str], sink: Sink) -> tuple[Op, ...]:
+        """The operators between changed tensors and a sink, in order."""
+        behind = {sink.value}
+        for op in reversed(self.program.ops):
+            if any(output in behind for output in op.outputs):
+                behind |= set(op.inputs)
+        ahead = {self.program.tensors[name] for name in changed}
+        found = []
+        for op in self.program.ops:
+            if any(value in ahead for value in op.inputs) and any(output in behind for output in op.outputs):
+                ahead |= {output for output in op.outputs if output is not None}
+                found.append(op)
+        return tuple(found)
+
+    def _pass(self, changes: Mapping[str, Tensor], allowed: Callable[[str], bool]) -> tuple[Sink, Tensor] | None:
+        """Carry changes through the program up to the first value whose shift a bias can take back."""
+        moved: tuple[dict[int, Tensor], ...] = ({}, {})
+        for name, change in changes.items():
+            value = self.program.tensors[name]
+            for run, now in zip(self.runs, moved, strict=True):
+                now[value] = run[value] + change.reshape(run[value].shape)
+        waiting = sorted({i for value in moved[0] for i in self.users[value]})
+        seen: set[int] = set()
+        while waiting:
+            index = waiting.pop(0)
+            if index in seen:
+                continue
+            seen.add(index)
+            op = self.program.ops[index]
+            for output in self._step(op, moved):
+                sink = self._sink(output, moved, changes, allowed)
+                if sink is not None:
+                    return sink
+                waiting = sorted({*waiting, *self.users[output]})
+        return None
+
+    def _step(self, op: Op, moved: tuple[dict[int, Tensor], ...]) -> list[int]:
+        """Evaluate one operator again; the outputs that have changed."""
+        if all(value in self.program.constants for value in op.outputs if value is not None):
+            return []
+        changed: list[int] = []
+        before = set(moved[0])
+        for run, now in zip(self.runs, moved, strict=True):
+            results = call(op, lambda value, now=now, run=run: now.get(value, run[value]))  # type: ignore[misc]
+            for output, result in zip(op.outputs, results, strict=False):
+                if output is None:
+                    continue
+                if not (result.is_floating_point() or result.is_complex()):
+                    if not torch.equal(result, run[output]):
+                        raise Blocked
+                    continue
+                gap = (result - run[output]).abs()
+                if not bool(torch.isfinite(gap).all()):
+                    raise Blocked
+                if gap.numel() and float(gap.max()) > TOLERANCE * max(1.0, float(run[output].abs().max())):
+                    now[output] = result
+                    if output not in changed:
+                        changed.append(output)
+        for output in changed:
+            for run, now in zip(self.runs, moved, strict=True):
+                now.setdefault(output, run[output])
+        fresh = [k for k, r in enumerate(op.arguments) if isinstance(r, Reference) and r.value in before]
+        infinite = op.name in ("aten.eq", "aten.ne") and op.arguments[1] in (math.inf, -math.inf)  # in a safe softmax
+        if not (infinite or _carries(op.name, fresh, bool(changed))):
+            raise Blocked
+        return changed
+
+    def _sink(
+        self,
+        value: int,
+        moved: tuple[dict[int, Tensor], ...],
+        changes: Mapping[str, Tensor],
+        allowed: Callable[[str], bool],
+    ) -> tuple[Sink, Tensor] | None:
+        """A bias that takes back the whole shift of a value."""
+        shifts = [now[value] - run[value] for run, now in zip(self.runs, moved, strict=True)]
+        size = max(1.0, float(shifts[0].abs().max()))
+        if float((shifts[0] - shifts[1]).abs().max()) <= TOLERANCE * size:
+            for leaf, where in self.carried(value):
+                flat, shift = where.flatten(), shifts[0].flatten()
+                entries, inverse = flat.unique(return_inverse=True)
+                places = torch.full((len(entries),), len(flat)).scatter_reduce(
+                    0, inverse, torch.arange(len(flat)), "amin"
+                )
+                amount = shift[places]
+                if not allowed(leaf.tensor) or float((amount[inverse] - shift).abs().max()) > TOLERANCE * size:
+                    continue
+                used = amount != 0
+                entries, places = entries[used], places[used]
+                change = changes.get(leaf.tensor)
+                if change is not None and bool(change[entries].any()):
+                    continue
+                return Sink(value, leaf.tensor, entries, places), amount[used]
+        if value in self.program.outputs:
+            raise Blocked
+        return None
