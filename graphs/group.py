@@ -153,9 +153,10 @@ class SymmetryGroup:
             if flat is None or not used:
                 result.append(None)
                 continue
-            _, slot = np.unique(slots[flat], return_inverse=True)
+            _, first, slot = np.unique(slots[flat], return_index=True, return_inverse=True)
+            number = np.argsort(np.argsort(first))[slot].reshape(flat.shape)  # by first occurrence
             block = np.stack([blocks[k][flat] for k in used], -1)
-            result.append(PoolingAxis(tuple(names[k] for k in used), slot.reshape(flat.shape), block))
+            result.append(PoolingAxis(tuple(names[k] for k in used), number, block))
         return tuple(result)
 
     @cached_property

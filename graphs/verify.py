@@ -48,7 +48,7 @@ class Verdict:
         where = f" at {self.op}" if self.op else ""
         return (
             f"{who} changes the function{where}: relative error {self.error:.1e}, expected below {TOLERANCE:.0e}; "
-            f"the rule behind it is wrong, please report it and pass verify=False to look at the group."
+            f"the rule behind it is wrong, please report it and verify=False (--no-verify) shows the group."
         )
 
 
