@@ -6,12 +6,12 @@ from torch.nn import functional as F
 from modelzoo.metrics import accuracy, majority_accuracy
 from modelzoo.task import Spec, Split, Task, TaskData, register
 
-LENGTH = 12
-TEST = 512
+LENGTH = 8
+TEST = 64
 
 
 def load() -> TaskData:
-    """All 4,096 strings of 12 bits in a fixed order; the last 512 are the test split."""
+    """All 256 strings of 8 bits in a fixed order; the last 64 are the test split."""
     numbers = torch.randperm(2**LENGTH, generator=torch.Generator().manual_seed(0))
     bits = numbers.unsqueeze(1) >> torch.arange(LENGTH) & 1  # [string, time]
     parity = bits.sum(1) % 2
@@ -21,8 +21,8 @@ def load() -> TaskData:
 TASK = register(
     Task(
         name="parity",
-        summary="Is the number of ones among 12 bits odd?",
-        source="generated: every string of 12 bits",
+        summary="Is the number of ones among 8 bits odd?",
+        source="generated: every string of 8 bits",
         inputs=Spec("tokens", (LENGTH,), 2),
         targets=Spec("classes", (), 2),
         loss=F.cross_entropy,

@@ -21,7 +21,7 @@ class DenseHebbianConfig(FamilyConfig):
     units: int = Field(64, gt=0)
     patterns: int = Field(32, gt=0)
     interaction: int = Field(8, ge=2)
-    temperature: float = Field(0.02, gt=0)
+    temperature: float = Field(0.005, gt=0)
     sweeps: int = Field(5, gt=0)
     examples: int = Field(16, gt=0)
 
@@ -29,9 +29,10 @@ class DenseHebbianConfig(FamilyConfig):
 class DenseHebbian(nn.Module):
     """Dense associative memory with the energy of P-neuron interactions, relaxed by mean-field dynamics.
 
-    E(s) = -(N/P) Σ_μ m_μ^P with the overlaps m = ξ s / N, and one update is s ← tanh(-∂E/∂s / T), that is
-    s_i ← tanh(Σ_μ ξ_μi m_μ^(P-1) / T). The rows of ξ are averages of corrupted examples of one pattern each (supervised
-    Hebb), scaled to unit root mean square; of K ~ N^(P-1) patterns each is still recalled.
+    E(s) = -(N/P) Σ_μ m_μ^P with the overlaps m = ξ s / N, and one update is s_i ← tanh(h_i / T) with the field
+    h_i = -∂E/∂s_i + s_i ∂²E/∂s_i² = Σ_μ ξ_μi m_μ^(P-1) - (s_i (P-1)/N) Σ_μ ξ_μi² m_μ^(P-2): to first order the slope at
+    s_i = 0, so no neuron drives itself. The rows of ξ are averages of corrupted examples of one pattern each (supervised
+    Hebb), scaled to unit root mean square; the number of patterns that can be recalled grows like N^(P-1).
 
     Shape:
         inputs `[B, units]` of ±1; outputs `[B, units]` in [-1, 1]; ξ `[patterns, units]`.
@@ -43,9 +44,11 @@ class DenseHebbian(nn.Module):
         self.patterns = nn.Parameter(torch.randn(config.patterns, config.units))
 
     def forward(self, state: Tensor) -> Tensor:
+        power = self.config.interaction - 1
         for _ in range(self.config.sweeps):
             overlaps = state @ self.patterns.T / self.config.units  # [B, patterns]
-            state = (overlaps ** (self.config.interaction - 1) @ self.patterns / self.config.temperature).tanh()
+            own = overlaps ** (power - 1) @ self.patterns.square() * (power / self.config.units)
+            state = ((overlaps**power @ self.patterns - own * state) / self.config.temperature).tanh()
         return state
 
     def energy(self, state: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ FAMILY = register(
             "Dense Hebbian neural networks: a replica symmetric picture of supervised learning",
             "Agliari et al.", 2023, "S121",
         ),
-        equation="E = -(N/P) Σ_μ (ξ_μ · s / N)^P, s ← tanh(-∂E/∂s / T)",
+        equation="E = -(N/P) Σ_μ (ξ_μ · s / N)^P, s_i ← tanh((-∂E/∂s_i + s_i ∂²E/∂s_i²) / T)",
         symmetry="S_K on the stored patterns, and for even P one sign per pattern",
         recipe=Recipe(steps=1),
         tiny={},

@@ -59,7 +59,7 @@ class TreeLSTM(nn.Module):
 def pick(values: list[Tensor], child: Tensor) -> Tensor:
     """For every sample the value at its own child: values of nodes -1, 0, 1, … `[B, h]`, child `[B]`, to `[B, h]`.
 
-    A child that does not come before its parent counts as missing, so that no input can read past the end.
+    A child that does not come before its parent counts as missing, so no input can read past the end.
     """
     stacked = torch.stack(values, 1)
     place = torch.where(child + 1 < len(values), child + 1, 0)

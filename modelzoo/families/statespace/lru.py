@@ -32,7 +32,7 @@ class LRULayer(nn.Module):
     """The linear recurrent unit.
 
     s_t = λ ⊙ s_{t-1} + exp(γ) ⊙ B x_t, y_t = Re(C s_t) + D ⊙ x_t with λ = exp(-exp(ν) + i exp(θ)), so that |λ| < 1
-    for every ν; γ starts at log sqrt(1 - |λ|²), which keeps the state's variance at that of its input.
+    for every ν; γ starts at log sqrt(1 - |λ|²), which gives state and output the variance of the input.
 
     Shape:
         inputs and outputs `[B, T, width]`; B `[state, width]` and C `[width, state]` complex; ν, θ, γ `[state]`.
@@ -47,12 +47,12 @@ class LRULayer(nn.Module):
         self.theta = nn.Parameter((config.phase * torch.rand(state)).log())
         self.gamma = nn.Parameter((1 - radius**2).sqrt().log())
         self.input = nn.Parameter(torch.randn(state, width, dtype=torch.cfloat) / width**0.5)
-        self.output = nn.Parameter(torch.randn(width, state, dtype=torch.cfloat) / state**0.5)
+        self.output = nn.Parameter(torch.randn(width, state, dtype=torch.cfloat) * (2 / state) ** 0.5)
         self.skip = nn.Parameter(torch.randn(width))
 
     def forward(self, x: Tensor) -> Tensor:
         eigenvalues = torch.polar((-self.nu.exp()).exp(), self.theta.exp())
-        driven = x.to(eigenvalues.dtype) @ self.input.T * self.gamma.exp()  # [B, T, state]
+        driven = torch.complex(x, torch.zeros_like(x)) @ self.input.T * self.gamma.exp()  # [B, T, state]
         state = torch.zeros_like(driven[:, 0])
         states = []
         for drive in driven.unbind(1):
