@@ -3,11 +3,12 @@
 import pandas as pd
 import streamlit as st
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analysis.architecture import Architecture, architecture
 from analysis.curves import TrainingCurves, training_curves
 from analysis.embedding import EmbeddingMap, Method, embedding_map
+from analysis.graph_drawing import GraphDrawing, layer_drawing, neuron_drawing
 from analysis.maps import WeightMaps, weight_maps
 from analysis.predictions import LearningCurves, Predictions, predictions
 from analysis.rendering import Reconstruction, reconstruct
@@ -15,7 +16,7 @@ from analysis.spectra import SingularSpectra, singular_spectra
 from analysis.symmetry.orbit import OrbitPath, Walker
 from analysis.symmetry.table import GroupTable, group_table
 from analysis.weights import WeightHistograms, WeightStatistics, weight_histograms, weight_statistics
-from graphs import SymmetryGroup, symmetry, verify
+from graphs import GraphStructure, Program, SymmetryGroup, graph_structure, layer_graph, symmetry, trace, verify
 from metanets.runs import Run, list_runs
 from modelzoo.family import families, resolve
 from modelzoo.store import Population, Version, Zoo
@@ -58,6 +59,39 @@ def population(path: str, snapshot: str, name: str) -> Population:
 def architecture_of(path: str, snapshot: str, name: str) -> Architecture:
     """The tree of the modules of a population."""
     return architecture(population(path, snapshot, name).template())
+
+
+@st.cache_resource(max_entries=16, show_spinner="Tracing the architecture")
+def program_of(path: str, snapshot: str, name: str) -> Program:
+    """The traced architecture of a population."""
+    chosen = population(path, snapshot, name)
+    return trace(chosen.template(), chosen.example_inputs())
+
+
+@st.cache_resource(max_entries=16, show_spinner="Building the parameter graph")
+def structure_of(path: str, snapshot: str, name: str) -> GraphStructure:
+    """The parameter graph of a population's architecture, without values."""
+    return graph_structure(program_of(path, snapshot, name))
+
+
+def state_of(path: str, snapshot: str, name: str, row: int, checkpoint: int) -> dict[str, Tensor]:
+    """Parameters and buffers of a model."""
+    state = population(path, snapshot, name).stacked(slice(row, row + 1), checkpoint, "state")
+    return {key: value[0] for key, value in state.items()}
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def layers_drawn(path: str, snapshot: str, name: str, row: int, checkpoint: int) -> GraphDrawing:
+    """The parameter graph collapsed by layer."""
+    state = state_of(path, snapshot, name, row, checkpoint)
+    return layer_drawing(layer_graph(program_of(path, snapshot, name), state))
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def neurons_drawn(path: str, snapshot: str, name: str, row: int, checkpoint: int) -> GraphDrawing:
+    """The parameter graph neuron by neuron."""
+    state = state_of(path, snapshot, name, row, checkpoint)
+    return neuron_drawing(structure_of(path, snapshot, name).data(state))
 
 
 Tensors = tuple[str, ...]

@@ -1,6 +1,5 @@
 """Fixtures that several packages' tests share."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ from modelzoo.training import PopulationConfig, populate
 
 
 @pytest.fixture(scope="session")
-def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Sixteen tiny SIRENs with three checkpoints, and twelve tiny CNNs of varied learning rate; made in seconds."""
     path = tmp_path_factory.mktemp("zoo") / "zoo"
     populate(path, PopulationConfig(family="siren", models=16, tiny=True, steps=60, checkpoint_every=30), progress=False)  # fmt: skip
     populate(path, PopulationConfig(family="small_cnn", models=12, tiny=True, steps=40, learning_rate="1e-3:1e-1"), progress=False)  # fmt: skip
-    yield Zoo.open(path)
+    return Zoo.open(path)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from analysis.graph_drawing import MOST_NODES
 from analysis.rendering import is_image_task
 from app import data
 from app.frame import LINKED, PLOTLY, framed, need_zoo
@@ -160,11 +161,29 @@ def spectrum(choice: Choice) -> None:
     )
 
 
+def graph(choice: Choice) -> None:
+    """The parameter graph, collapsed by layer and, for a small model, neuron by neuron."""
+    st.subheader("Collapsed by layer", anchor=False)
+    st.plotly_chart(data.layers_drawn(*choice.key).plot(380), key="layers", theme=None, config=PLOTLY)
+    st.caption("A line is a tensor, the wider the more entries; a small square stands for the biases and gains of the group beside it.")  # fmt: skip
+    st.subheader("Neuron by neuron", anchor=False)
+    structure = data.structure_of(choice.path, choice.snapshot, choice.population)
+    size = f"{structure.num_nodes:,} nodes and {structure.num_edges:,} edges, one a parameter."
+    if structure.num_nodes > MOST_NODES:
+        st.caption(f"{size} It is drawn for at most {MOST_NODES} nodes.")
+        return
+    drawn = data.neurons_drawn(*choice.key)
+    st.plotly_chart(drawn.plot(), key="neurons", theme=None, config=PLOTLY)
+    left_out = f" The {len(drawn.edges):,} strongest of {drawn.of:,} connections are drawn." if len(drawn.edges) < drawn.of else ""  # fmt: skip
+    st.caption(f"{size} Orange: positive, blue: negative, the stronger the darker.{left_out}")
+
+
 VIEWS: dict[str, Callable[[Choice], None]] = {
     "Overview": overview,
     "Weights": weights,
     "Population": comparison,
     "Spectrum": spectrum,
+    "Graph": graph,
 }
 
 
