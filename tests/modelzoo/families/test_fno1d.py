@@ -1,5 +1,7 @@
 """The Fourier neural operator: convolution theorem and independence of the grid."""
 
+from typing import TypeVar
+
 import torch
 
 from modelzoo.families.operator.fno1d import FNO1d, FNO1dConfig, SpectralConvolution
@@ -13,7 +15,10 @@ def waves(grid: int) -> torch.Tensor:
     return torch.stack(rows).view(2, 3, grid)
 
 
-def double(module: torch.nn.Module) -> torch.nn.Module:
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def double(module: Module) -> Module:
     """`module.double()`, with complex parameters too."""
     module.double()
     for parameter in module.parameters():
@@ -43,7 +48,7 @@ def test_spectral_layer_agrees_on_every_grid() -> None:
 def test_operator_depends_little_on_the_grid() -> None:
     """Not exact: gelu makes frequencies that a coarse grid folds back; the gap closes as the grid is refined."""
     torch.manual_seed(0)
-    module = double(FNO1d(FNO1dConfig(in_channels=3, width=8, modes=5, depth=2)))
+    module = double(FNO1d(FNO1dConfig(in_channels=3, out_channels=1, width=8, modes=5, depth=2)))
     with torch.no_grad():
         results = {grid: module(waves(grid)) for grid in (16, 64, 256)}
     gaps = [float((results[256][..., :: 256 // grid] - results[grid]).abs().max()) for grid in (16, 64)]
