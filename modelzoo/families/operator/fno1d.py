@@ -89,7 +89,7 @@ FAMILY = register(
         adapt=adapt,
         paper=Paper("Fourier Neural Operator for Parametric Partial Differential Equations", "Li et al.", 2021),
         equation="v_l = gelu(W_l v_{l-1} + b_l + F⁻¹(R_l · F v_{l-1}))",
-        symmetry="S_width in every layer",
+        symmetry="GL(width) between the lift and the first layer, S_width in every later one",
         recipe=Recipe(steps=400, learning_rate=5e-3),
         tiny={"width": 8, "modes": 8, "depth": 2},
         tiny_recipe=Recipe(steps=150, learning_rate=1e-2, batch_size=32),

@@ -85,8 +85,8 @@ FAMILY = register(
             "Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks", "Tai et al.", 2015
         ),
         equation="c = σ(i) tanh(u) + σ(f_l) c_l + σ(f_r) c_r, h = σ(o) tanh(c), gates affine in (x, h_l, h_r)",
-        symmetry="signed permutations of the hidden units (all gates move together); GL(embedding) between the "
-        "embedding and the token weights",
+        symmetry="signed permutations of the hidden units (all gates move together); affine maps between the embedding "
+        "and the token weights",
         recipe=Recipe(steps=800, learning_rate=1e-2, gradient_clip=1.0),
         tiny={"embedding": 6, "hidden": 16},
         tiny_recipe=Recipe(steps=400, learning_rate=2e-2, gradient_clip=1.0),
