@@ -341,7 +341,7 @@ class _Reader:
         return np.unique(edges[:, ~np.isin(edges[0], gone) & ~np.isin(edges[1], gone)], axis=1), gone
 
     def _products(self, edges: Array, kinds: Array, size: Array) -> tuple[list[Array], list[Array]]:
-        """Cells whose units are exactly the tuples of units of other cells.
+        """Cells whose units are exactly the tuples of units of other cells (of distinct units, perhaps).
 
         Returns:
             rows (unit, parts) of every such cell, and the relations between other units that they imply.
@@ -353,29 +353,29 @@ class _Reader:
         for source in np.unique(kinds[0]):
             own = kinds[0] == source
             number = int(own.sum())
-            columns: dict[int, Array] = {}
+            columns: list[tuple[int, Array]] = []
             for target, tag in np.unique(kinds[1:, own], axis=1).T:
                 chosen = own & (kinds[1] == target) & (kinds[2] == tag)
                 order = np.argsort(ends[0, chosen])
                 units, column = ends[0, chosen][order], ends[1, chosen][order]
                 if len(units) != size[source] or (np.diff(units) == 0).any():
                     break
-                if not np.array_equal(columns.setdefault(int(target), column), column):
-                    break
+                if not any(target == other and np.array_equal(column, known) for other, known in columns):
+                    columns.append((int(target), column))
                 number -= len(units)
-            parts: list[Array] = []
+            parts: list[tuple[int, Array]] = []
             relations: list[Array] = []
-            for target in sorted(columns, key=lambda t: -size[t]):  # a column that another determines is no part
-                for part in parts:
-                    pairs = np.unique(np.stack([part, columns[target]]), axis=1)
+            for target, column in sorted(columns, key=lambda entry: -size[entry[0]]):
+                for _, part in parts:  # a column that another determines is no part
+                    pairs = np.unique(np.stack([part, column]), axis=1)
                     if pairs.shape[1] == len(np.unique(part)):
                         relations.append(np.concatenate([pairs, np.full((1, pairs.shape[1]), -7)]))
                         break
                 else:
-                    parts.append(columns[target])
-            if number or len(parts) < 2 or np.prod([len(np.unique(part)) for part in parts]) != size[source]:
+                    parts.append((target, column))
+            if number or len(parts) < 2 or size[source] not in _tuples(parts):
                 continue
-            rows = np.column_stack([units, *parts])
+            rows = np.column_stack([units, *(part for _, part in parts)])
             if len(np.unique(rows[:, 1:], axis=0)) == len(rows):
                 found.append(rows)
                 implied += relations
@@ -388,6 +388,16 @@ class _Reader:
         names = np.concatenate([table[:, 1] for table in tables])
         repeat = np.repeat(np.arange(len(rows)), [len(table) for table in tables])
         return np.column_stack([names, parts[repeat]])
+
+
+def _tuples(parts: Sequence[tuple[int, Array]]) -> tuple[int, int]:
+    """How many tuples there are of units that occur in some columns: all, and all without repeats of a cell's unit."""
+    every = without = 1
+    for position, (cell, column) in enumerate(parts):
+        count = len(np.unique(column))
+        every *= count
+        without *= count - sum(other == cell for other, _ in parts[:position])
+    return every, without
 
 
 def _pair_ranks(first: Array, second: Array) -> Array:

@@ -292,6 +292,11 @@ class _Reader:
                     buffers[target] = (value, bool(spec.persistent))
                 elif spec.kind is InputKind.USER_INPUT:
                     inputs.append(value)
+                elif spec.kind is InputKind.TOKEN:
+                    raise UserError(
+                        f"{type(self.module).__name__!r} uses an operator with side effects (such as the error check of "
+                        f"torch.linalg.solve), expected pure tensor operators; use its _ex variant or another operator."
+                    )
                 else:
                     self.constants[value] = exported.constants[target]
             elif node.op == "call_function":

@@ -5,10 +5,12 @@ imports nothing from the packages above it.
 """
 
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 
 import click
 import typer
+from rich.markup import escape
 
 from modelzoo.console import errors
 from modelzoo.errors import UserError
@@ -22,6 +24,7 @@ app = typer.Typer(
 )
 
 
+@cache
 def assemble() -> typer.Typer:
     """The application with the sub-commands of every installed package, in the order of the packages' names."""
     for entry in sorted(entry_points(group="metazoo.commands"), key=lambda entry: entry.name):
@@ -34,7 +37,7 @@ def main() -> None:
     try:
         assemble()()
     except UserError as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print("[red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)

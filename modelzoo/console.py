@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
+import rich.markup
 import rich.table
 
 console = rich.console.Console()
@@ -30,7 +31,10 @@ def print_json(value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a table cell: floats with four significant digits, sequences joined by commas, None as a dash."""
+    """A value in a table cell: floats with four significant digits, sequences joined by commas, None as a dash.
+
+    Brackets are text here, not Rich's markup.
+    """
     value = plain(value)
     if value is None:
         return "–"
@@ -38,7 +42,7 @@ def shown(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(shown, value))
-    return str(value)
+    return rich.markup.escape(str(value))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, json: bool = False) -> None:
@@ -52,10 +56,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, jso
     if json:
         print_json(list(rows))
         return
-    table = rich.table.Table(title=title, title_justify="left", header_style="bold")
+    table = rich.table.Table(title=rich.markup.escape(title or "") or None, title_justify="left", header_style="bold")
     for column in rows[0] if rows else ():
         numeric = all(isinstance(plain(row[column]), int | float | None) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(rich.markup.escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
-    console.print(table if rows else f"{title or 'table'}: nothing to show")
+    if rows:
+        console.print(table)
+    else:
+        console.print(f"{title or 'table'}: nothing to show", markup=False, highlight=False)

@@ -30,7 +30,9 @@ def test_the_python_example_runs_and_is_short() -> None:
 
 def test_every_command_shown_exists_with_its_options() -> None:
     root = typer.main.get_command(assemble())
-    shown = [line.split("#")[0] for block in blocks("console") for line in block.splitlines() if line.startswith("metazoo ")]
+    shown = [
+        line.split("#")[0] for block in blocks("console") for line in block.splitlines() if line.startswith("metazoo ")
+    ]
     assert len(shown) >= 6
     for line in shown:
         _, name, *arguments = shlex.split(line)

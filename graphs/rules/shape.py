@@ -33,7 +33,7 @@ def reshape(walk: Walk, op: Op) -> Labels:
 
 @rule("aten.permute")
 def permute(walk: Walk, op: Op) -> Labels:
-    """Reorder dimensions."""
+    """Reorder dimensions, labels along with them."""
     labels, order = walk.labels(op.arguments[0]), [int(k) for k in op.arguments[1]]
     order = [k % len(labels) for k in order]
     return tuple(None if (array := labels[k]) is None else array.transpose(order) for k in order)

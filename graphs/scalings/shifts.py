@@ -10,7 +10,7 @@ once on random parameters and two random sets of inputs, and only the operators 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -249,13 +249,10 @@ class Shifts:
             if index is not None and isinstance(table, Reference):
                 return [(leaf, where[index]) for leaf, where in self.carried(table.value)]
         if op.name in MOVES and op.outputs.count(value):
-            (source,) = [r for r in op.arguments if isinstance(r, Reference)] or [None]
-            assert source is not None
+            source = next(argument for argument in op.arguments if isinstance(argument, Reference))
             place = op.outputs.index(value)
-            return [
-                (leaf, call(op, lambda _, where=where: where.contiguous())[place])
-                for leaf, where in self.carried(source.value)
-            ]  # type: ignore[misc]
+            moved = [(leaf, call(op, partial(_contiguous, where))) for leaf, where in self.carried(source.value)]
+            return [(leaf, pieces[place]) for leaf, pieces in moved]
         return []
 
     def follow(self, leaf: Leaf, shift: Tensor, allowed: Callable[[str], bool]) -> list[Sink] | None:
@@ -389,3 +386,8 @@ class Shifts:
         if value in self.program.outputs:
             raise Blocked
         return None
+
+
+def _contiguous(where: Tensor, _: Any) -> Tensor:
+    """The tensor itself, whatever stands in its place."""
+    return where.contiguous()

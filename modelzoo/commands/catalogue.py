@@ -1,10 +1,10 @@
 """`metazoo families`, `tasks`, `papers` and `doctor`: what there is and what this machine has."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from modelzoo.console import console, print_json, print_table
+from modelzoo.console import console, print_table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
             }
             for family in registered().values()
         ]
-        print_table(rows, "families", json)
+        print_table([_brief(row, json, "summary", "variants") for row in rows], "families", json)
 
     @app.command()
     def tasks(json: Json = False) -> None:
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
             }
             for task in registered().values()
         ]
-        print_table(rows, "tasks", json)
+        print_table([_brief(row, json, "source", "offline", "instances") for row in rows], "tasks", json)
 
     @app.command()
     def papers(json: Json = False) -> None:
@@ -70,8 +70,9 @@ def register(app: typer.Typer) -> None:
         """Print versions, back end and threads, and name what is missing."""
         from modelzoo.doctor import report
 
-        rows = report()
-        if json:
-            print_json(rows)
-        else:
-            print_table(rows, "doctor")
+        print_table(report(), "doctor", json)
+
+
+def _brief(row: dict[str, Any], everything: bool, *left_out: str) -> dict[str, Any]:
+    """A row without the columns that only fit into JSON."""
+    return {key: value for key, value in row.items() if everything or key not in left_out}

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
             print_json(summary)
         else:
             print_table([summary], f"populated {zoo}")
-            console.print(f"look at it: metazoo show {zoo} {population.name}", highlight=False)
+            console.print(f"look at it: metazoo show {zoo} {population.name}", highlight=False, markup=False)
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from modelzoo.console import console, print_json, print_table
@@ -23,18 +24,18 @@ def register(app: typer.Typer) -> None:
 
         rows = []
         for population in Zoo.open(zoo, at=at):
-            table, task = population.table, population.task
-            scores = table[f"test_{task.metric}"] if len(table) else None
+            table, info = population.table, population.info
+            metric = next((str(name) for name in table if name != "test_loss" and str(name).startswith("test_")), None)
             rows.append({
                 "population": population.name,
-                "family": population.info.family,
-                "task": task.name,
+                "family": info.family,
+                "task": info.task,
                 "models": len(table),
                 "diverged": int((table["status"] == "diverged").sum()) if len(table) else 0,
-                "metric": f"test_{task.metric}",
-                "median": scores.median() if scores is not None else None,
-                "checkpoints": len(population.info.checkpoint_steps),
-                "created": population.info.created,
+                "metric": metric,
+                "median": table[metric].median() if metric else None,
+                "checkpoints": len(info.checkpoint_steps),
+                "created": info.created,
             })  # fmt: skip
         print_table(rows, f"zoo {zoo}", json)
 
@@ -71,9 +72,8 @@ def register(app: typer.Typer) -> None:
         rows: list[dict[str, Any]] = [
             dict(zip(part.columns, values, strict=True)) for values in part.itertuples(index=False)
         ]
-        hidden = {"population", "id", "parent", "source", "wall_time", "instance", "seed"}
-        shown = [{k: v for k, v in row.items() if json or k not in hidden} for row in rows]
-        print_table(shown, f"{len(found)} models", json)
+        shown = [name for name in part.columns if json or _tells_apart(part, name, expression)]
+        print_table([{name: row[name] for name in shown} for row in rows], f"{len(found)} models", json)
         if not json and len(found) > limit:
             console.print(f"… {len(found) - limit} more; --limit shows more, --json all")
 
@@ -90,7 +90,7 @@ def register(app: typer.Typer) -> None:
         if json or rows:
             print_table(rows, "problems", json)
         else:
-            console.print(f"{zoo}: everything is readable and in order")
+            console.print(f"{zoo}: everything is readable and in order", highlight=False, markup=False)
         if rows:
             raise typer.Exit(1)
 
@@ -127,7 +127,8 @@ def register(app: typer.Typer) -> None:
             target.delete_models(ids)
         else:
             store.delete(population)
-        console.print(f"removed {what}; metazoo history {zoo} lists the snapshots that still have it", highlight=False)
+        text = f"removed {what}; metazoo history {zoo} lists the snapshots that still have it"
+        console.print(text, highlight=False, markup=False)
 
     @app.command()
     def cp(
@@ -142,7 +143,14 @@ def register(app: typer.Typer) -> None:
         source = Zoo.open(zoo)
         source[population]  # a wrong name must not leave an empty zoo behind
         copy = source.copy(population, Zoo.open_or_create(into), name)
-        console.print(f"copied {len(copy)} models to {into} as {copy.name}", highlight=False)
+        console.print(f"copied {len(copy)} models to {into} as {copy.name}", highlight=False, markup=False)
+
+
+def _tells_apart(table: pd.DataFrame, column: str, expression: str) -> bool:
+    """Whether a column belongs in a narrow table: the model, what was asked for, and what differs between models."""
+    if column in {"population", "id", "parent", "source", "wall_time", "instance", "seed"}:
+        return column in expression
+    return column in {"model", "status"} or column in expression or table[column].nunique(dropna=False) > 1
 
 
 def _show_population(population: Any, json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Family, FamilyConfig, Recipe, resolve
@@ -51,6 +51,15 @@ class PopulationConfig(BaseModel):
     metric_every: int | None = Field(None, gt=0)
     block: int | None = Field(None, gt=0)
     tiny: bool = False
+
+    @field_validator("learning_rate", "weight_decay", "data_fraction", "init_scale", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """`"0.1"` from the command line is the number, so that both are the same population."""
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
 
     @classmethod
     def read(cls, **fields: Any) -> "PopulationConfig":

@@ -1,6 +1,10 @@
 """Populating a zoo: block by block, each block one commit, resumable at any time."""
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +112,8 @@ def _run(plan: Plan, population: Population, todo: list[list[int]], done: int, p
                     plan.family, plan.config, plan.task, plan.hyperparameters(ids), plan.recipe,
                     plan.source.checkpoint_every, plan.source.metric_every, show,
                 )  # fmt: skip
-                population.append(batch)
+                with _uninterrupted():
+                    population.append(batch)
                 done += len(ids)
                 bar.update(line, completed=done)
         except KeyboardInterrupt:
@@ -117,6 +122,22 @@ def _run(plan: Plan, population: Population, todo: list[list[int]], done: int, p
                 f"stopped with {len(population)} of {plan.source.models} models of {population.name!r} stored; run the same command to go on.", 130
             ) from None  # fmt: skip
     return population
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a batch that is trained is also stored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _check_same(population: Population, wanted: PopulationInfo) -> None:

@@ -1,0 +1,202 @@
+"""How models reach a metanet: many sets of weights on one graph, without a copy of the graph per model.
+
+Models of one architecture share their parameter graph; only the edge values differ. So a batch of them is a `Topology`
+and values `[edge, model]`; a heterogeneous batch is a few of those. The model axis comes second everywhere inside
+metanets: gathering and summing rows then moves long contiguous runs. Edges are laid out in complete bipartite *blocks*
+(a linear layer is one), on which messages need no scatter at all.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DEPTH_BINS = 8
+Function = Callable[[Tensor], Tensor]
+ATTRIBUTES = ("node_kind", "node_depth", "node_position", "edge_index", "edge_kind", "edge_op", "edge_position")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Complete bipartite pieces of one shape: piece b joins every one of `sources[b]` to every one of `targets[b]`.
+
+    Args:
+        targets: `[b, t]` nodes.
+        sources: `[b, s]` nodes.
+        start: row of its first pair; its pairs are the rows `start … start + b·t·s`, as `[b, t, s]`.
+        level: rank of the targets' depth.
+    """
+
+    targets: Tensor
+    sources: Tensor
+    start: int
+    level: int
+
+    def view(self, states: Tensor) -> Tensor:
+        """The block's part of pair states `[P, …]` as `[b, t, s, …]`."""
+        b, t, s = *self.targets.shape, self.sources.shape[1]
+        return states[self.start : self.start + b * t * s].unflatten(0, (b, t, s))
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """A parameter graph without its values.
+
+    Args:
+        node_kind: `[N]`.
+        node_depth: `[N]` in [0, 1].
+        node_position: `[N]`, -1 for interchangeable nodes.
+        edge_index: `[2, E]`, from, to.
+        edge_kind: `[E]`.
+        edge_op: `[E]`.
+        edge_position: `[E, 3]`, -1 where there is none.
+    """
+
+    node_kind: Tensor
+    node_depth: Tensor
+    node_position: Tensor
+    edge_index: Tensor
+    edge_kind: Tensor
+    edge_op: Tensor
+    edge_position: Tensor
+
+    @classmethod
+    def of(cls, data: Any) -> "Topology":
+        """The topology of one parameter graph."""
+        return cls(*(getattr(data, name) for name in ATTRIBUTES))
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes."""
+        return self.node_kind.shape[0]
+
+    @property
+    def edges(self) -> int:
+        """Number of edges."""
+        return self.edge_kind.shape[0]
+
+    @cached_property
+    def node_depth_bin(self) -> Tensor:
+        """`[N]`, 0 … DEPTH_BINS."""
+        return (self.node_depth * DEPTH_BINS).round().long()
+
+    @cached_property
+    def edge_depth_bin(self) -> Tensor:
+        """`[E]`: the depth bin of the target."""
+        return self.node_depth_bin[self.edge_index[1]]
+
+    @cached_property
+    def _coding(self) -> tuple[Tensor, Tensor]:
+        columns = (self.edge_kind, self.edge_op, self.edge_depth_bin, *self.edge_position.T)
+        return torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
+
+    @property
+    def codes(self) -> Tensor:
+        """`[C, 6]`: the distinct (kind, op, depth bin, position) of edges."""
+        return self._coding[0]
+
+    @property
+    def edge_code(self) -> Tensor:
+        """`[E]`: the row of `codes` of every edge."""
+        return self._coding[1]
+
+    @cached_property
+    def _layout(self) -> tuple[tuple[Block, ...], Tensor]:
+        source, target = (ends.numpy() for ends in self.edge_index)
+        pairs = np.unique(target * self.nodes + source)  # sorted by target, then source
+        into: dict[int, list[int]] = {}
+        for to, of in zip((pairs // self.nodes).tolist(), (pairs % self.nodes).tolist(), strict=True):
+            into.setdefault(to, []).append(of)
+        levels = torch.unique(self.node_depth, return_inverse=True)[1].tolist()
+        pieces: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for to, sources in into.items():
+            pieces.setdefault((levels[to], tuple(sources)), []).append(to)
+        shapes: dict[tuple[int, int, int], list[tuple[list[int], tuple[int, ...]]]] = {}
+        for (level, given), targets in pieces.items():
+            shapes.setdefault((level, len(targets), len(given)), []).append((targets, given))
+        blocks, row, order = [], 0, np.empty(len(pairs), np.int64)
+        for (level, t, s), found in sorted(shapes.items(), key=lambda item: item[0]):
+            targets_, sources_ = (np.array([piece[side] for piece in found]) for side in (0, 1))
+            keys = targets_[:, :, None] * self.nodes + sources_[:, None, :]
+            order[np.searchsorted(pairs, keys.ravel())] = np.arange(row, row + keys.size)
+            blocks.append(Block(torch.from_numpy(targets_), torch.from_numpy(sources_), row, level))
+            row += len(found) * t * s
+        edge_pair = order[np.searchsorted(pairs, target * self.nodes + source)]
+        return tuple(blocks), torch.from_numpy(edge_pair)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Complete bipartite blocks that cover every pair of joined nodes once, by rising depth."""
+        return self._layout[0]
+
+    @property
+    def edge_pair(self) -> Tensor:
+        """`[E]`: the row of the pair an edge joins; parallel edges (kernel taps) share one."""
+        return self._layout[1]
+
+    @cached_property
+    def multiplicity(self) -> Tensor:
+        """`[P]`: how many parallel edges a pair has."""
+        return torch.bincount(self.edge_pair)
+
+    @cached_property
+    def edge_of_pair(self) -> Tensor | None:
+        """`[P]`: the edge of every pair, None where pairs have several."""
+        return torch.argsort(self.edge_pair) if len(self.multiplicity) == self.edges else None
+
+    def pair_sum(self, rows: Tensor) -> Tensor:
+        """Sum over parallel edges, `[E, …]` to `[P, …]`."""
+        if self.edge_of_pair is not None:
+            return rows[self.edge_of_pair]
+        return rows.new_zeros(len(self.multiplicity), *rows.shape[1:]).index_add(0, self.edge_pair, rows)
+
+    @cached_property
+    def degrees(self) -> tuple[Tensor, Tensor]:
+        """`[N]`, `[N]`: pairs that leave a node, pairs that enter it; at least one."""
+        leave, enter = torch.zeros(2, self.nodes, dtype=torch.int64)
+        for block in self.blocks:
+            (b, t), s = block.targets.shape, block.sources.shape[1]
+            enter.index_add_(0, block.targets.flatten(), torch.full((b * t,), s))
+            leave.index_add_(0, block.sources.flatten(), torch.full((b * s,), t))
+        return leave.clamp_min(1), enter.clamp_min(1)
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether an edge comes from a computed node and ends no deeper than that."""
+        source, target = self.edge_index
+        computed = torch.isin(source, target)
+        return bool((computed & (self.node_depth[target] <= self.node_depth[source])).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Models of one architecture.
+
+    Args:
+        topology: of their parameter graph.
+        values: `[E, M]` edge values.
+        function: `inputs [Q, *shape] -> outputs [M, Q, outputs]` of the models themselves, for metanets that probe.
+    """
+
+    topology: Topology
+    values: Tensor
+    function: Function | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+
+def groups(batch: Any) -> Iterator[tuple[Models, list[int]]]:
+    """The models of a PyG batch (or of one graph) by architecture, each group with its positions in the batch."""
+    graphs = batch.to_data_list() if hasattr(batch, "to_data_list") else [batch]
+    found: dict[tuple[bytes, ...], list[int]] = {}
+    for position, data in enumerate(graphs):
+        key = tuple(getattr(data, name).contiguous().numpy().tobytes() for name in ATTRIBUTES)
+        found.setdefault(key, []).append(position)
+    for positions in found.values():
+        topology = Topology.of(graphs[positions[0]])
+        yield Models(topology, torch.stack([graphs[position].edge_value for position in positions], 1)), positions

@@ -1,0 +1,200 @@
+"""The contract of a metanet: parameter graphs in, one prediction and one embedding a model out.
+
+A metanet is one file under `metanets/networks/` with one registration; the registry walks that folder. What it declares
+about equivariance is measured by the tests, with controls: a permutation outside the group must change the embedding.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from metanets.batching import DEPTH_BINS, Models, groups
+from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.family import Paper
+
+Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "none"]
+
+
+class Prediction(NamedTuple):
+    """What a metanet returns: `outputs [model, outputs]` (logits or values) and `embeddings [model, width]`."""
+
+    outputs: Tensor
+    embeddings: Tensor
+
+
+class MetanetConfig(BaseModel):
+    """Base of every metanet's config: frozen, unknown keys refused; `outputs` follows from the target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outputs: int = Field(1, gt=0)
+
+
+class MetanetModule(nn.Module, ABC):
+    """A network whose inputs are models; subclasses define `embed` and, if they normalise, `calibrate`."""
+
+    @abstractmethod
+    def embed(self, models: Models) -> Prediction:
+        """Embed and predict models of one architecture."""
+
+    def calibrate(self, training: Sequence[Models]) -> None:
+        """Set normalisation statistics from the training models; called once before training."""
+
+    def forward(self, batch: Any) -> Prediction:
+        """Embed and predict: a PyG batch of parameter graphs, a single graph, or `Models` (the fast way)."""
+        if isinstance(batch, Models):
+            return self.embed(batch)
+        found = [(self.embed(models), positions) for models, positions in groups(batch)]
+        order = torch.tensor([position for _, positions in found for position in positions]).argsort()
+        outputs, embeddings = (torch.cat(parts)[order] for parts in zip(*(each for each, _ in found), strict=True))
+        return Prediction(outputs, embeddings)
+
+
+class ValueStatistics(nn.Module):
+    """Mean, standard deviation and root mean square of edge values by edge kind and depth, over the training models.
+
+    Args:
+        kinds: number of edge kinds.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    size: Tensor
+
+    def __init__(self, kinds: int) -> None:
+        super().__init__()
+        shape = (kinds, DEPTH_BINS + 1)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+        self.register_buffer("size", torch.ones(shape))
+
+    @torch.no_grad()
+    def fit(self, training: Sequence[Models]) -> None:
+        """Read off the statistics; a kind that is missing at some depth takes those of its kind."""
+        moments = torch.zeros(3, *self.mean.shape, dtype=torch.float64)
+        for models in training:
+            values = models.values.double()
+            cell = models.topology.edge_kind * self.mean.shape[1] + models.topology.edge_depth_bin
+            count = torch.full_like(values[:, 0], values.shape[1])
+            for row, entry in zip(moments, (count, values.sum(1), values.square().sum(1)), strict=True):
+                row.view(-1).index_add_(0, cell, entry)
+        whole = moments.sum(2, keepdim=True).expand_as(moments)
+        count, total, square = torch.where(moments[0] > 0, moments, whole)
+        known = count > 0
+        mean, square = total / count.clamp_min(1), square / count.clamp_min(1)
+        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        size = square.sqrt()
+        floor = 1e-6 * size.clamp_min(1e-6)  # a tensor that never varies
+        self.mean.copy_(torch.where(known, mean, 0))
+        self.deviation.copy_(torch.where(known & (deviation > floor), deviation, 1))
+        self.size.copy_(torch.where(known & (size > 1e-12), size, 1))
+
+    def forward(self, models: Models) -> tuple[Tensor, Tensor]:
+        """Values over their size, and standardised values, both `[E, M]`."""
+        at = (models.topology.edge_kind, models.topology.edge_depth_bin)
+        values = models.values.to(self.mean.dtype)
+        return values / self.size[at][:, None], (values - self.mean[at][:, None]) / self.deviation[at][:, None]
+
+
+def _nothing(training: Sequence[Models]) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Metanet:
+    """A registered metanet.
+
+    Args:
+        name: unique, snake_case; the file has the same name.
+        module: the network, built as `module(config)`.
+        config: its config class.
+        paper: the papers it implements, the first is the main one.
+        equivariance: under what its embedding is invariant.
+        summary: one sentence.
+        tiny: config fields of a small member, for tests.
+        one_architecture: whether all models must share one architecture.
+        adapt: `(training models) -> fields` the config fields that follow from the data.
+    """
+
+    name: str
+    module: Callable[[Any], MetanetModule]
+    config: type[MetanetConfig]
+    paper: tuple[Paper, ...]
+    equivariance: Equivariance
+    summary: str
+    tiny: Mapping[str, Any]
+    one_architecture: bool = False
+    adapt: Callable[[Sequence[Models]], dict[str, Any]] = _nothing
+
+    def configure(self, fields: Mapping[str, Any]) -> MetanetConfig:
+        """The config with these fields; raises `UserError` for an unknown key or a value that does not fit."""
+        for key in fields:
+            if key not in self.config.model_fields:
+                raise UnknownNameError(f"config key of {self.name}", key, self.config.model_fields)
+        try:
+            return self.config(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "config"
+            raise UserError(
+                f"config key {where!r} of metanet {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
+            ) from None
+
+    def build(self, config: MetanetConfig, seed: int) -> MetanetModule:
+        """A freshly initialised network; torch's generator is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.module(config)
+
+
+_REGISTRY: dict[str, Metanet] = {}
+
+
+def register(metanet: Metanet) -> Metanet:
+    """Add a metanet to the registry; raises `ValueError` for a taken name or a wrong file name."""
+    if metanet.name in _REGISTRY:
+        raise ValueError(f"metanet {metanet.name!r} is registered twice")
+    if metanet.config.__module__.split(".")[-1] != metanet.name:
+        raise ValueError(f"metanet {metanet.name!r} must live in a file of its own name")
+    _REGISTRY[metanet.name] = metanet
+    return metanet
+
+
+@cache
+def _discover() -> None:
+    import metanets.networks as package
+
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(info.name)
+
+
+def metanets() -> dict[str, Metanet]:
+    """Every registered metanet by name, sorted."""
+    _discover()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def metanet(name: str) -> Metanet:
+    """The metanet of that name; raises `UserError` with the nearest name when there is none."""
+    known = metanets()
+    if name not in known:
+        raise UnknownNameError("metanet", name, known)
+    return known[name]
+
+
+def implemented_papers() -> dict[str, list[str]]:
+    """Rows of the paper catalogue that registered metanets implement."""
+    found: dict[str, list[str]] = {}
+    for each in metanets().values():
+        for paper in each.paper:
+            if paper.row:
+                found.setdefault(paper.row, []).append(f"metanet {each.name}")
+    return found

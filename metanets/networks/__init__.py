@@ -1,0 +1,1 @@
+"""Metanets, one file each; `metanets.metanet` finds them here."""

@@ -1,0 +1,282 @@
+"""Message passing on the parameter graph of any traced model.
+
+Graph Metanetworks for Processing Diverse Neural Architectures (Lim et al., 2024): node, edge and global states, each
+updated in every layer. Graph Neural Networks for Learning Equivariant Representations of Neural Networks (Kofinas et
+al., 2024): messages modulated by the edge, reversed edges, positions of inputs and outputs.
+
+Two ideas of our own keep it fast and let it learn from few models. Kernel taps between two channels are parallel edges;
+they are summed into one state per pair of nodes, by a map that depends on the tap, before any message is sent. And
+*signals* run once through the graph from inputs to outputs, level by level, multiplied by the weights themselves: with
+the right activation they are the network's own forward pass at inputs that the metanet learns.
+"""
+
+from collections.abc import Sequence
+from math import log1p, pi
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
+from metanets.batching import DEPTH_BINS, Models, Topology
+from metanets.metanet import Metanet, MetanetConfig, MetanetModule, Prediction, ValueStatistics, register
+from modelzoo.family import Paper
+
+FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
+SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
+OCTAVES = 10  # positions up to 2^10 are told apart
+PLACES = 64  # positions of inputs with a learned value of their own
+WAVES = 2 * OCTAVES + 1
+INPUT, HIDDEN, OUTPUT, CONSTANT = (NODE_KINDS.index(kind) for kind in ("input", "hidden", "output", "constant"))
+
+
+class GraphMetanetConfig(MetanetConfig):
+    """Sizes of a `GraphMetanet`; with `probes` the models themselves are evaluated at that many learned inputs."""
+
+    width: int = Field(32, gt=0)
+    layers: int = Field(3, ge=0)
+    signals: int = Field(256, gt=0, multiple_of=8)
+    embedding: int = Field(64, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    probes: int = Field(0, ge=0)
+    probe_shape: tuple[int, ...] = ()
+    probe_outputs: int = Field(1, gt=0)
+
+
+def waves(positions: Tensor) -> Tensor:
+    """Binary digits of a position as phases, `[…, WAVES]`; -1 (no position) is a feature of its own."""
+    angles = positions.clamp_min(0)[..., None] * (pi / 2.0 ** torch.arange(OCTAVES))
+    known = (positions >= 0)[..., None].to(angles.dtype)
+    return torch.cat([angles.sin() * known, angles.cos() * known, 1 - known], -1)
+
+
+def soft(x: Tensor) -> Tensor:
+    """The identity near zero, a logarithm far out: sign(x) log(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def root_mean_square(x: Tensor, dim: int) -> Tensor:
+    """√(mean x²), with a gradient at zero."""
+    return (x.square().mean(dim) + 1e-12).sqrt()
+
+
+def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    """Two linear layers with a SiLU between them."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, outputs))
+
+
+class Signals(nn.Module):
+    """A forward pass imitated on the graph: u_i = act_c(Σ_j Σ_{edges j→i} α_c[tap] x_e u_j), level by level.
+
+    Inputs hold learned values per position, constants 1; hidden nodes apply, by channel, a sine of learned frequency
+    (five eighths), ReLU (two eighths) or tanh. Weights enter unscaled: a network whose activation is among
+    those is evaluated exactly, at `signals` inputs.
+    """
+
+    GROUPS, SINES, RELUS = 8, 5, 2
+
+    def __init__(self, signals: int) -> None:
+        super().__init__()
+        self.width = signals // self.GROUPS
+        self.inputs = nn.Parameter(2 * torch.rand(PLACES, signals) - 1)
+        self.beyond = nn.Linear(WAVES, signals)
+        nn.init.zeros_(self.beyond.weight)
+        nn.init.zeros_(self.beyond.bias)
+        self.taps = nn.Linear(3 * WAVES, self.GROUPS)
+        sines = torch.logspace(0, 1.6, self.SINES * self.width)  # 1 … 40
+        shuffled = sines[torch.randperm(len(sines))].view(self.SINES, self.width)
+        self.log_frequency = nn.Parameter(shuffled.log())
+
+    def activate(self, u: Tensor) -> Tensor:
+        """`[…, GROUPS, width]`."""
+        sines, relus, rest = u.tensor_split([self.SINES, self.SINES + self.RELUS], -2)
+        return torch.cat([torch.sin(self.log_frequency.exp() * sines), F.relu(relus), torch.tanh(rest)], -2)
+
+    def forward(self, topology: Topology, values: Tensor) -> Tensor:
+        """Values `[E, M]` to signals `[N, M, signals]`."""
+        dtype, models = values.dtype, values.shape[1]
+        position = topology.codes[:, 3:]
+        factor = self.taps(waves(position).flatten(1).to(dtype)) * (position >= 0).any(1, keepdim=True)
+        weights = topology.pair_sum(values[..., None] * (1 + factor)[topology.edge_code][:, None])  # [P, M, GROUPS]
+        start = self.inputs[topology.node_position.remainder(PLACES)] + self.beyond(
+            waves(topology.node_position).to(dtype)
+        )
+        start = start * (topology.node_kind == INPUT)[:, None] + (topology.node_kind == CONSTANT)[:, None]
+        u = start.view(-1, 1, self.GROUPS, self.width).expand(-1, models, -1, -1)
+        hidden = topology.node_kind == HIDDEN
+        for _ in range(2 if topology.recurrent else 1):
+            before, nodes = -1, topology.edge_code.new_empty(0)
+            total = torch.zeros(0)
+            for block in (*topology.blocks, None):
+                if block is None or block.level != before:
+                    if before >= 0:
+                        new = torch.where(hidden[nodes][:, None, None, None], self.activate(total[nodes]), total[nodes])
+                        u = u.index_copy(0, nodes, new)
+                    if block is None:
+                        break
+                    before, nodes, total = block.level, block.targets.new_empty(0), torch.zeros_like(u)
+                sums = torch.einsum("btsmq,bsmqc->btmqc", block.view(weights), u[block.sources])
+                nodes = torch.cat([nodes, block.targets.flatten()])
+                total = total.index_add(0, block.targets.flatten(), sums.flatten(0, 1))
+        return u.flatten(2)
+
+
+class EdgeEncoder(nn.Module):
+    """The state of a pair of nodes: e_p = (1/√n_p) Σ_{edges of p} W[kind, op, depth, position] f(value).
+
+    W is computed from embeddings of kind, op and depth and from waves of the position, once per distinct code.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
+        self.depth = nn.Embedding(DEPTH_BINS + 1, width)
+        self.position = nn.Linear(3 * WAVES, width)
+        self.weights = perceptron(width, 2 * width, FEATURES * width)
+
+    def forward(self, topology: Topology, features: Tensor) -> Tensor:
+        """Features `[E, M, FEATURES]` to states `[P, M, width]`."""
+        kind, op, depth = topology.codes[:, :3].T
+        phases = waves(topology.codes[:, 3:]).flatten(1).to(features.dtype)
+        code = self.kind(kind) + self.op(op) + self.depth(depth) + self.position(phases)
+        weights = self.weights(code).view(-1, FEATURES, self.width)  # [C, FEATURES, width]
+        states = torch.bmm(features, weights[topology.edge_code])
+        return topology.pair_sum(states) * topology.multiplicity.to(features.dtype).rsqrt()[:, None, None]
+
+
+class Layer(nn.Module):
+    """One round of messages along and against every edge, then node, edge and global updates.
+
+    m_{j→i} = U e_ij ⊙ V h_j;   a_i = Σ_j m_{j→i} / √deg,   s_i = √(Σ_j m²_{j→i} / deg),   ē_i = Σ_j e_ij / deg
+    h_i ← h_i + MLP(h_i, a_i, s_i, ē_i, a'_i, s'_i, ē'_i, g);   e_ij ← e_ij + C act(A e_ij + B h_j + B' h_i);
+    g ← g + MLP(g, mean h, mean e); primes are the messages against the edges.
+    """
+
+    def __init__(self, width: int, dropout: float, last: bool) -> None:
+        super().__init__()
+        self.edge, self.node = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
+        self.update = nn.Sequential(perceptron(8 * width, 2 * width, width), nn.Dropout(dropout))
+        self.pool = perceptron(3 * width, width, width)
+        self.last = last
+        if not last:
+            self.edge_in, self.ends = nn.Linear(width, width), nn.Linear(width, 2 * width)
+            self.edge_out = nn.Linear(width, width)
+
+    def receive(self, topology: Topology, h: Tensor, e: Tensor) -> list[Tensor]:
+        """Sums of messages, of their squares and of edge states, along the edges and against them, each `[N, M, D]`."""
+        gates, (forward, backward) = self.edge(e), self.node(h).chunk(2, -1)
+        enter = [torch.zeros_like(h) for _ in range(3)]
+        leave = [torch.zeros_like(h) for _ in range(3)]
+        for block in topology.blocks:
+            along, against = block.view(gates).chunk(2, -1)  # [b, t, s, M, D]
+            states = block.view(e)
+            along = along * forward[block.sources][:, None]
+            against = against * backward[block.targets][:, :, None]
+            for sums, messages, axis, nodes in ((enter, along, 2, block.targets), (leave, against, 1, block.sources)):
+                parts = (messages.sum(axis), messages.square().sum(axis), states.sum(axis))
+                for i, part in enumerate(parts):
+                    sums[i] = sums[i].index_add(0, nodes.flatten(), part.flatten(0, 1))
+        received = []
+        for (a, s, mean_edge), degree in ((enter, topology.degrees[1]), (leave, topology.degrees[0])):
+            share = degree.to(h.dtype).reciprocal()[:, None, None]
+            received += [soft(a * share.sqrt()), soft((s * share + 1e-12).sqrt()), mean_edge * share]
+        return received
+
+    def forward(self, topology: Topology, h: Tensor, e: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States `h [N, M, D]`, `e [P, M, D]`, `g [M, D]`."""
+        h = h + self.update(torch.cat([h, *self.receive(topology, h, e), g.expand_as(h)], -1))
+        if not self.last:
+            begin, end = self.ends(h).chunk(2, -1)
+            joined = [
+                (begin[block.sources][:, None] + end[block.targets][:, :, None]).flatten(0, 2)
+                for block in topology.blocks
+            ]
+            e = e + self.edge_out(F.silu(self.edge_in(e) + torch.cat(joined)))
+        return h, e, g + self.pool(torch.cat([g, h.mean(0), e.mean(0)], -1))
+
+
+class GraphMetanet(MetanetModule):
+    """Signals and message passing on parameter graphs, with edge updates.
+
+    Shape:
+        a batch of models of any architectures; outputs `[model, outputs]`, embeddings `[model, embedding]`.
+    """
+
+    def __init__(self, config: GraphMetanetConfig) -> None:
+        super().__init__()
+        width, kinds = config.width, len(NODE_KINDS)
+        self.config = config
+        self.statistics = ValueStatistics(len(EDGE_KINDS))
+        self.signals = Signals(config.signals)
+        self.kind, self.depth = nn.Embedding(kinds, width), nn.Embedding(DEPTH_BINS + 1, width)
+        self.place, self.signal = nn.Linear(WAVES, width), nn.Linear(config.signals, width)
+        self.encoder = EdgeEncoder(width)
+        self.layers = nn.ModuleList(Layer(width, config.dropout, i == config.layers - 1) for i in range(config.layers))
+        sizes = [2 * kinds * width, 2 * width, 2 * config.signals, config.probes * config.probe_outputs]
+        if config.probes:
+            self.probes = nn.Parameter(2 * torch.rand(config.probes, *config.probe_shape) - 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes if size)
+        self.readout = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(sum(sizes), 2 * config.embedding), nn.SiLU(),
+            nn.Dropout(config.dropout), nn.Linear(2 * config.embedding, config.embedding),
+        )  # fmt: skip
+        self.head = nn.Sequential(
+            nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
+        )
+
+    def calibrate(self, training: Sequence[Models]) -> None:
+        self.statistics.fit(training)
+
+    def edge_features(self, models: Models) -> Tensor:
+        """1, x/size, standardised x, and sign(x) log(1 + |x|/(SMALL size)), `[E, M, FEATURES]`."""
+        sized, standard = self.statistics(models)
+        logarithm = sized.sign() * (sized.abs() / SMALL).log1p() / log1p(1 / SMALL)
+        return torch.stack([torch.ones_like(sized), soft(sized), soft(standard), logarithm], -1)
+
+    def embed(self, models: Models) -> Prediction:
+        topology, dtype = models.topology, self.place.weight.dtype
+        u = soft(self.signals(topology, models.values.to(dtype)))
+        e = self.encoder(topology, self.edge_features(models))
+        place = self.kind(topology.node_kind) + self.depth(topology.node_depth_bin)
+        h = (place + self.place(waves(topology.node_position).to(dtype)))[:, None] + self.signal(u)
+        g = e.new_zeros(e.shape[1:])
+        for layer in self.layers:
+            h, e, g = layer(topology, h, e, g)
+        at_outputs = u[topology.node_kind == OUTPUT]
+        answers = torch.cat([at_outputs.mean(0), root_mean_square(at_outputs, 0)], -1)
+        pooled = [pool(topology, h), torch.cat([g, e.mean(0)], -1), answers]
+        if self.config.probes:
+            assert models.function is not None, "this metanet probes: its models must come with their function"
+            pooled.append(models.function(self.probes).flatten(1))
+        normed = [norm(part) for norm, part in zip(self.norms, pooled, strict=True)]
+        embeddings = self.readout(torch.cat(normed, -1))
+        return Prediction(self.head(embeddings), embeddings)
+
+
+def pool(topology: Topology, states: Tensor) -> Tensor:
+    """Mean and root mean square over the nodes of every kind, `[N, M, D]` to `[M, 2 kinds D]`."""
+    kinds = len(NODE_KINDS)
+    share = torch.bincount(topology.node_kind, minlength=kinds).clamp_min(1).to(states.dtype).reciprocal()
+    both = [
+        states.new_zeros(kinds, *states.shape[1:]).index_add(0, topology.node_kind, part) * share[:, None, None]
+        for part in (states, states.square())
+    ]
+    return torch.cat([both[0], (both[1] + 1e-12).sqrt()], -1).transpose(0, 1).flatten(1)
+
+
+METANET = register(
+    Metanet(
+        name="graph_metanet",
+        module=GraphMetanet,
+        config=GraphMetanetConfig,
+        paper=(
+            Paper("Graph Metanetworks for Processing Diverse Neural Architectures", "Lim et al.", 2024, "S035"),
+            Paper("Graph Neural Networks for Learning Equivariant Representations of Neural Networks", "Kofinas et al.", 2024, "S022"),
+        ),
+        equivariance="permutation",
+        summary="Signals and messages with edge updates on the parameter graph of any traced model.",
+        tiny={"width": 8, "layers": 2, "signals": 16, "embedding": 8},
+    )
+)  # fmt: skip
