@@ -16,6 +16,7 @@ from modelzoo.console import console
 from modelzoo.errors import UserError
 from modelzoo.family import parameter_count
 from modelzoo.store import Population, PopulationInfo, Zoo, manifest
+from modelzoo.store.records import check_name
 from modelzoo.training.config import Plan, PopulationConfig
 from modelzoo.training.lockstep import schedule, train_population
 
@@ -71,7 +72,7 @@ def populate(
             was committed stays, the message says how to go on).
     """
     plan = Plan.of(config)
-    wanted = describe(plan, name or f"{config.family}-{plan.task.name}".replace("_", "-"))
+    wanted = describe(plan, check_name(name or f"{config.family}-{plan.task.name}".replace("_", "-")))
     zoo = Zoo.open_or_create(zoo_path)
     if wanted.name in zoo:
         population = zoo[wanted.name]
