@@ -6,17 +6,17 @@ metanets: gathering and summing rows then moves long contiguous runs. Edges are 
 (a linear layer is one), on which messages need no scatter at all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 DEPTH_BINS = 8
-Function = Callable[[Tensor], Tensor]
 ATTRIBUTES = ("node_kind", "node_depth", "node_position", "edge_index", "edge_kind", "edge_op", "edge_position")
 
 
@@ -173,18 +173,38 @@ class Topology:
 
 
 @dataclass(frozen=True, eq=False)
+class ModelFunction:
+    """The function of every model of a batch, for metanets that probe.
+
+    Args:
+        template: a module of the architecture, in evaluation mode.
+        tensors: parameters and buffers, `{name: [M, *shape]}`.
+        shape: of one input.
+    """
+
+    template: nn.Module
+    tensors: Mapping[str, Tensor]
+    shape: tuple[int, ...]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs of every model at the same inputs `[Q, *shape]`, flattened to `[M, Q, outputs]`."""
+        outputs = vmap(lambda tensors: functional_call(self.template, tensors, (inputs,)))(dict(self.tensors))
+        return outputs.flatten(2)
+
+
+@dataclass(frozen=True, eq=False)
 class Models:
     """Models of one architecture.
 
     Args:
         topology: of their parameter graph.
         values: `[E, M]` edge values.
-        function: `inputs [Q, *shape] -> outputs [M, Q, outputs]` of the models themselves, for metanets that probe.
+        function: the models themselves, None where their input is no single real tensor.
     """
 
     topology: Topology
     values: Tensor
-    function: Function | None = None
+    function: ModelFunction | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]

@@ -104,7 +104,7 @@ class ValueStatistics(nn.Module):
         return values / self.size[at][:, None], (values - self.mean[at][:, None]) / self.deviation[at][:, None]
 
 
-def _nothing(training: Sequence[Models]) -> dict[str, Any]:
+def _nothing(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
@@ -121,7 +121,7 @@ class Metanet:
         summary: one sentence.
         tiny: config fields of a small member, for tests.
         one_architecture: whether all models must share one architecture.
-        adapt: `(training models) -> fields` the config fields that follow from the data.
+        adapt: `(training models, fields set by hand) -> fields` the config fields that follow from the data.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Metanet:
     summary: str
     tiny: Mapping[str, Any]
     one_architecture: bool = False
-    adapt: Callable[[Sequence[Models]], dict[str, Any]] = _nothing
+    adapt: Callable[[Sequence[Models], Mapping[str, Any]], dict[str, Any]] = _nothing
 
     def configure(self, fields: Mapping[str, Any]) -> MetanetConfig:
         """The config with these fields; raises `UserError` for an unknown key or a value that does not fit."""

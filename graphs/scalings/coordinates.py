@@ -27,6 +27,7 @@ class Segment:
         shape: the term's shape, 1 along all other dimensions.
         start: the first coordinate.
         first: whether it is absolute; else it is relative to its first entry.
+        offset: what is added to the tensor before it is multiplied and subtracted afterwards.
         additive: whether it is added to the tensor instead of multiplied (a parameter that is exponentiated).
     """
 
@@ -36,6 +37,7 @@ class Segment:
     start: int
     first: bool
     additive: bool = False
+    offset: float = 0.0
 
     @property
     def stop(self) -> int:
@@ -80,7 +82,7 @@ class Coordinates:
             for number, piece in enumerate(pieces):
                 shape = np.broadcast_shapes(*(term.shape for term in piece))
                 dims = tuple(d for d, size in enumerate(shape) if size > 1) or ((0,) if shape else ())
-                segments.append(Segment(name, dims, shape, start, number == 0, additive))
+                segments.append(Segment(name, dims, shape, start, number == 0, additive, walk.offsets.get(name, 0.0)))
                 block = csr_array((int(np.prod(shape)), basis.shape[1]))
                 for term in piece:
                     block = csr_array(block + basis[np.broadcast_to(term, shape).ravel()])

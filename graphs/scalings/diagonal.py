@@ -81,6 +81,7 @@ class DiagonalFactor(Factor):
             matrix,
             shapes,
         )
+        self.tied = tied
         self.count = int(matrix.shape[1])
         self.kind = f"{NAMES[question][1]}" + (f"^{self.count}" if self.count > 1 else "")
         self.dimension = 0 if question == "sign" else self.count
@@ -121,7 +122,8 @@ class DiagonalFactor(Factor):
             elif self.question == "phase":
                 result[name] = tensor * torch.polar(torch.ones_like(exponent), exponent).to(tensor)
             else:
-                result[name] = tensor * exponent.exp().to(tensor.device, tensor.real.dtype)
+                factor, offset = exponent.exp().to(tensor.device, tensor.real.dtype), self._offsets.get(name, 0.0)
+                result[name] = (tensor + offset) * factor - offset if offset else tensor * factor
         return result
 
     @cached_property
@@ -135,6 +137,10 @@ class DiagonalFactor(Factor):
             for d in _wide(e.shape)
             if e.shape
         )
+
+    @cached_property
+    def _offsets(self) -> dict[str, float]:
+        return {n: s.offset for s in self.segments if s.offset for n in self.tied[s.tensor]}
 
     @cached_property
     def additive(self) -> set[str]:

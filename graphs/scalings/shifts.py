@@ -175,6 +175,15 @@ class Shifts:
         return tuple(found)
 
     @cached_property
+    def known(self) -> frozenset[int]:
+        """The values that depend on no input."""
+        unknown = set(self.program.inputs)
+        for op in self.program.ops:
+            if any(value in unknown for value in op.inputs):
+                unknown |= {output for output in op.outputs if output is not None}
+        return frozenset(range(len(self.program.values))) - unknown
+
+    @cached_property
     def users(self) -> tuple[tuple[int, ...], ...]:
         """For every value the operators that read it."""
         return self.program.users()

@@ -1,6 +1,8 @@
-"""Translations: biases (and weights) whose shift a later bias takes back or a later operator does not see."""
+"""Translations: biases (and weights) whose shift a later bias takes back or a later operator does not see.
 
-from collections.abc import Iterator
+Three shapes of a shift are tried: any; the same along a dimension (what a mean subtraction or a softmax swallows); and,
+for a weight W that reads a layer norm γ n + β, one along 1/γ: as Σ n_i = 0, W + u (1/γ)ᵀ adds u Σ β_i/γ_i for all inputs.
+"""
 
 import torch
 from torch import Tensor
@@ -8,10 +10,10 @@ from torch import Tensor
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
 from graphs.interpreter import widen
-from graphs.program import Op
+from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
-from graphs.scalings.shifts import Leaf, Shifts, Sink, call
+from graphs.scalings.shifts import BIAS, MOVES, SUMS, Leaf, Shifts, Sink, call
 
 
 class TranslationFactor(Factor):
@@ -21,46 +23,65 @@ class TranslationFactor(Factor):
         name: unique in the group.
         leaf: the part that is shifted.
         common: dimensions of it along which the shift is constant.
+        gain: a tensor by which the shift is divided along the first of these dimensions.
         sinks: the biases that take the shift back, in the order in which they are met.
         shifts: the program and one run of it: what depends on the inputs is taken from there, the result does not.
     """
 
-    def __init__(self, name: str, leaf: Leaf, common: tuple[int, ...], sinks: list[Sink], shifts: Shifts) -> None:
-        self.name, self.leaf, self.common, self.sinks, self.shifts = name, leaf, common, tuple(sinks), shifts
+    def __init__(
+        self, name: str, leaf: Leaf, common: tuple[int, ...], gain: str | None, sinks: list[Sink], shifts: Shifts
+    ) -> None:
+        self.name, self.leaf, self.common, self.gain = name, leaf, common, gain
+        self.sinks, self.shifts = tuple(sinks), shifts
         shape = leaf.positions.shape
         self.shape = tuple(1 if d in common else size for d, size in enumerate(shape))
         self.dimension = int(torch.Size(self.shape).numel())
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
-        changed, self.paths = {leaf.tensor}, []
-        for sink in sinks:
-            self.paths.append(shifts.path(changed, sink))
-            changed.add(sink.tensor)
-        self.writes = frozenset(name for first in changed for name in shifts.tied[first])
-        self.reads = frozenset(self._reads(changed))
+        self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
+        self._plan(everything=False)
+        if sinks and not self._agrees():
+            self._plan(everything=True)
         dims = shifts.tensors[leaf.tensor].ndim
         self.slots = (Slot(leaf.tensor, tuple(range(dims)) if dims > 1 else (0,)[:dims]),
                       *dict.fromkeys(Slot(sink.tensor, (0,)) for sink in sinks))  # fmt: skip
 
-    def _reads(self, changed: set[str]) -> Iterator[str]:
-        """First names of the tensors that the operators on the way compute with."""
+    def _plan(self, everything: bool) -> None:
+        """What has to be evaluated for every sink: the operators on the way, and what they read.
+
+        Args:
+            everything: evaluate what depends on the inputs too; else it is taken from the reference run.
+        """
         program = self.shifts.program
         first = {program.tensors[name]: name for name in self.shifts.tied}
-        waiting = [value for path in self.paths for op in path for value in op.inputs]
-        seen: set[int] = set()
-        while waiting:
-            value = waiting.pop()
-            if value in seen or value not in self.known:
-                continue
-            seen.add(value)
-            if value in first:
-                yield first[value]
-            producer = program.values[value].producer
-            waiting += program.ops[producer].inputs if producer is not None else ()
+        changed, reads = {self.leaf.tensor}, {self.gain} if self.gain else set()
+        self.schedules: list[list[tuple[Op, bool]]] = []
+        for sink in self.sinks:
+            path = {op.index for op in self.shifts.path(changed, sink)}
+            changed.add(sink.tensor)
+            needed = {op.output for op in program.ops if op.index in path}
+            schedule = []
+            for op in reversed(program.ops):
+                if not needed.intersection(op.outputs):
+                    continue
+                schedule.append((op, op.index in path))
+                for position, argument in enumerate(op.arguments):
+                    bias = op.index in path and (op.name in SUMS or BIAS.get(op.name) == position)
+                    for value in references((argument,)):
+                        if everything or (value in self.shifts.known and not bias):
+                            needed.add(value)
+            self.schedules.append(schedule[::-1])
+            reads |= {first[value] for value in needed if value in first}
+        self.reads = frozenset(reads)
 
-    @property
-    def known(self) -> set[int]:
-        """The values that depend on no input."""
-        return known_values(self.shifts)
+    def _agrees(self) -> bool:
+        """Whether the reference run does for other parameters too, tried on random ones."""
+        other = Shifts(self.shifts.program, self.shifts.seed + 9)
+        parameters = self.sample(torch.Generator().manual_seed(3))
+        found = self._changes(parameters, other.tensors)
+        self._plan(everything=True)
+        full = self._changes(parameters, other.tensors)
+        self._plan(everything=False)
+        return all(torch.allclose(found[name], full[name], rtol=1e-7, atol=1e-9) for name in full)
 
     def identity(self) -> Tensor:
         return torch.zeros(self.dimension, dtype=torch.float64)
@@ -70,7 +91,9 @@ class TranslationFactor(Factor):
         return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
     def apply(self, parameters: Tensor, tensors: Tensors) -> dict[str, Tensor]:
-        used = {name: tensors[name] for name in {self.leaf.tensor, *self.reads, *(s.tensor for s in self.sinks)}}
+        used = {
+            name: tensors[name] for name in sorted({self.leaf.tensor, *self.reads, *(s.tensor for s in self.sinks)})
+        }
         rank = {name: self.shifts.tensors[name].ndim for name in used}
         lead = torch.broadcast_shapes(
             parameters.shape[:-1], *(tensor.shape[: tensor.ndim - rank[name]] for name, tensor in used.items())
@@ -92,40 +115,44 @@ class TranslationFactor(Factor):
 
     def _changes(self, parameters: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is added to every tensor, for one model."""
-        shape = self.leaf.positions.shape
-        shift = parameters.reshape(self.shape).expand(shape)
+        shift = self._shift(parameters, tensors)
         changes = {self.leaf.tensor: _placed(shift, self.leaf.positions, self.shifts.tensors[self.leaf.tensor])}
-        for sink, path in zip(self.sinks, self.paths, strict=True):
-            amount = self._amount(sink, path, tensors, changes)
+        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
+            amount = self._amount(sink, schedule, tensors, changes)
             target = self.shifts.tensors[sink.tensor]
             change = _placed(-amount, sink.entries, target)
             changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
         return changes
 
+    def _shift(self, parameters: Tensor, tensors: Tensors) -> Tensor:
+        """What is added to the leaf, `[..., *shape of the leaf]`."""
+        lead, shape = parameters.shape[:-1], self.leaf.positions.shape
+        shift = parameters.reshape(*lead, *self.shape)
+        if self.gain is not None:
+            gain = widen(tensors[self.gain])
+            wide = [1] * len(shape)
+            wide[self.common[0]] = shape[self.common[0]]
+            shift = shift / gain.reshape(*gain.shape[:-1], *wide)
+        return shift.expand(*shift.shape[: shift.ndim - len(shape)], *shape)
+
     def _amount(
-        self, sink: Sink, path: tuple[Op, ...], tensors: dict[str, Tensor], changes: dict[str, Tensor]
+        self, sink: Sink, schedule: list[tuple[Op, bool]], tensors: Tensors, changes: dict[str, Tensor]
     ) -> Tensor:
         """By how much the value at a sink is shifted."""
-        program, reference, known = self.shifts.program, self.shifts.runs[0], self.known
+        program, reference = self.shifts.program, self.shifts.runs[0]
         base = {program.tensors[name]: widen(tensor) for name, tensor in tensors.items()}
         now = {program.tensors[name]: base[program.tensors[name]] + change for name, change in changes.items()}
 
         def plain(value: int) -> Tensor:
-            if value not in base:
-                producer = program.values[value].producer
-                if value not in known or producer is None or value in program.constants:
-                    base[value] = reference[value]
-                else:
-                    op = program.ops[producer]
-                    base.update({o: r for o, r in zip(op.outputs, call(op, plain), strict=False) if o is not None})
-            return base[value]
+            return base[value] if value in base else reference[value]
 
         def shifted(value: int) -> Tensor:
             return now[value] if value in now else plain(value)
 
-        for op in path:
+        for op, moves in schedule:
             base.update({o: r for o, r in zip(op.outputs, call(op, plain), strict=False) if o is not None})
-            now.update({o: r for o, r in zip(op.outputs, call(op, shifted), strict=False) if o is not None})
+            if moves:
+                now.update({o: r for o, r in zip(op.outputs, call(op, shifted), strict=False) if o is not None})
         return (now[sink.value] - base[sink.value]).flatten()[sink.places]
 
     def compose(self, after: Tensor, before: Tensor) -> Tensor:
@@ -144,21 +171,26 @@ class TranslationFactor(Factor):
             return None
         if isinstance(by, DiagonalFactor) and self.leaf.tensor in by.additive:
             return None
-        tensor = self.shifts.tensors[self.leaf.tensor]
-        shift = parameters.reshape(*parameters.shape[:-1], *self.shape)
-        shift = shift.expand(*parameters.shape[:-1], *self.leaf.positions.shape)
-        field = {
-            name: torch.zeros_like(t) for name, t in self.shifts.tensors.items() if name in {s.tensor for s in by.slots}
-        }
-        field |= {name: _placed(shift, self.leaf.positions, tensor) for name in self.shifts.tied[self.leaf.tensor]}
+        reference = self.shifts.tensors
+        names = {slot.tensor for slot in by.slots} | {self.leaf.tensor} | ({self.gain} if self.gain else set())
+        before = {n: reference[n].to(torch.float64) for n in names}
+        before.update(by.apply(by.inverse(other), before))
+        field = {n: torch.zeros_like(t) for n, t in before.items()}
+        like = reference[self.leaf.tensor]
+        for name in self.shifts.tied[self.leaf.tensor]:
+            field[name] = _placed(self._shift(parameters, before), self.leaf.positions, like)
         moved = by.apply(other, field).get(self.leaf.tensor, field[self.leaf.tensor])
-        lead = moved.shape[: moved.ndim - tensor.ndim]
-        image = moved.flatten(len(lead))[..., self.leaf.positions]
-        found = image
+        lead = moved.shape[: moved.ndim - like.ndim]
+        found = moved.flatten(len(lead))[..., self.leaf.positions]
+        if self.gain is not None:
+            wide = [1] * self.leaf.positions.ndim
+            wide[self.common[0]] = -1
+            found = found * reference[self.gain].reshape(wide)
         for d in self.common:
             found = found.narrow(len(lead) + d, 0, 1)
-        again = _placed(found.expand(image.shape), self.leaf.positions, tensor)
-        return found.flatten(len(lead)) if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
+        found = found.flatten(len(lead))
+        again = _placed(self._shift(found, reference), self.leaf.positions, like)
+        return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
 
 def _placed(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
@@ -167,15 +199,6 @@ def _placed(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     flat = torch.zeros(*lead, like.numel(), dtype=torch.float64)
     flat = flat.index_add(-1, positions.flatten(), values.flatten(len(lead)).to(torch.float64))
     return flat.reshape(*lead, *like.shape)
-
-
-def known_values(shifts: Shifts) -> set[int]:
-    """The values of a program that depend on no input."""
-    unknown = set(shifts.program.inputs)
-    for op in shifts.program.ops:
-        if any(value in unknown for value in op.inputs):
-            unknown |= {output for output in op.outputs if output is not None}
-    return set(range(len(shifts.program.values))) - unknown
 
 
 @finder(40)
@@ -196,27 +219,50 @@ def translations(context: Context) -> list[Factor]:
                     waiting.append(other)
         return source not in reached
 
-    def search(leaf: Leaf, common: tuple[int, ...]) -> bool:
+    def search(leaf: Leaf, common: tuple[int, ...], gain: str | None = None) -> bool:
         shape = tuple(1 if d in common else size for d, size in enumerate(leaf.positions.shape))
         shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(leaf.positions.shape)
+        if gain is not None:
+            shift = shift / shifts.tensors[gain].reshape([-1 if d == common[0] else 1 for d in range(len(shape))])
         sinks = shifts.follow(leaf, shift, lambda tensor: allowed_for(leaf.tensor, tensor))
         if sinks is None:
             return False
         after.setdefault(leaf.tensor, set()).update(sink.tensor for sink in sinks)
-        found.append(TranslationFactor(_name(leaf, common, shifts), leaf, common, sinks, shifts))
+        found.append(TranslationFactor(_name(leaf, common, gain, shifts), leaf, common, gain, sinks, shifts))
         return True
 
     for leaf in shifts.leaves:
         if search(leaf, ()):
             continue
         wide = [d for d, size in enumerate(leaf.positions.shape) if size > 1]
-        if any(search(leaf, (d,)) for d in wide):
+        several = [search(leaf, (0,), gain) for gain in _gains(shifts, leaf)]
+        if any(search(leaf, (d,)) for d in wide) or any(several):
             continue
         if len(wide) > 1 and search(leaf, tuple(wide)):
             continue
         for part in _parts(shifts, leaf):
             search(part, ())
     return found
+
+
+def _gains(shifts: Shifts, leaf: Leaf) -> list[str]:
+    """The gains of the layer norms whose output a weight is multiplied with."""
+    program = shifts.program
+    names = {program.tensors[name]: name for name in shifts.tied}
+    found = []
+    for op in (program.ops[i] for i in shifts.users[leaf.value]):
+        if op.name not in ("aten.mm", "aten.addmm") or op.arguments[-1] != Reference(leaf.value):
+            continue
+        source = op.arguments[-2].value
+        while (producer := program.values[source].producer) is not None and program.ops[producer].name in MOVES:
+            source = program.ops[producer].inputs[0]
+        norm = None if producer is None else program.ops[producer]
+        if norm is None or norm.name != "aten.native_layer_norm" or not isinstance(norm.arguments[2], Reference):
+            continue
+        name = names.get(norm.arguments[2].value)
+        if name is not None and shifts.tensors[name].shape == leaf.positions.shape[:1]:
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
@@ -236,11 +282,12 @@ def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     return [Leaf(leaf.tensor, leaf.value, entries[kinds == kind]) for kind in kinds.unique().tolist()]
 
 
-def _name(leaf: Leaf, common: tuple[int, ...], shifts: Shifts) -> str:
+def _name(leaf: Leaf, common: tuple[int, ...], gain: str | None, shifts: Shifts) -> str:
     """The tensor, the range of a part of it, and whether the shift is a common one."""
     entries = leaf.positions.flatten()
     whole = len(entries) == shifts.tensors[leaf.tensor].numel()
     width = max(1, shifts.tensors[leaf.tensor].numel() // max(1, shifts.tensors[leaf.tensor].shape[0] if shifts.tensors[leaf.tensor].ndim else 1))  # fmt: skip
     first, last = int(entries.min()) // width, int(entries.max()) // width
     part = "" if whole else f"[{first}:{last + 1}]"
-    return f"{'common shift' if common else 'shift'} {leaf.tensor}{part}"
+    kind = f"shift along 1/{gain} of" if gain else "common shift" if common else "shift"
+    return f"{kind} {leaf.tensor}{part}"

@@ -52,7 +52,8 @@ class ScaleWalk:
         free_signs: indices of operators whose output may take any sign (a sine that is shifted by half a period).
 
     `scales` and `parameters` hold the terms of every value and of every named tensor, `contracted` the terms that were
-    summed over, `additive` those of parameters that are exponentiated and so carry their scale as a summand.
+    summed over, `additive` those of parameters that are exponentiated and so carry their scale as a summand, `offsets`
+    what is added to a tensor before it is scaled (ε to a variance).
     """
 
     program: Program
@@ -62,6 +63,7 @@ class ScaleWalk:
     parameters: dict[str, Terms] = field(default_factory=dict)
     contracted: list[tuple[Ids, tuple[int, ...]]] = field(default_factory=list)
     additive: dict[str, Terms] = field(default_factory=dict)
+    offsets: dict[str, float] = field(default_factory=dict)
     free_signs: Mapping[int, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

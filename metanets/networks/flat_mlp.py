@@ -1,6 +1,6 @@
 """The baseline without symmetry: a multi-layer perceptron on the flattened weights of one architecture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -52,7 +52,7 @@ class FlatMLP(MetanetModule):
         return Prediction(self.head(embeddings), embeddings)
 
 
-def adapt(training: Sequence[Models]) -> dict[str, Any]:
+def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The number of weights."""
     return {"entries": training[0].topology.edges}
 

@@ -10,8 +10,9 @@ they are summed into one state per pair of nodes, by a map that depends on the t
 the right activation they are the network's own forward pass at inputs that the metanet learns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log1p, pi
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.metanet import Metanet, MetanetConfig, MetanetModule, Prediction, ValueStatistics, register
+from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
@@ -266,6 +268,18 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
     return torch.cat([both[0], (both[1] + 1e-12).sqrt()], -1).transpose(0, 1).flatten(1)
 
 
+def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of probes, where there are any."""
+    if not fields.get("probes"):
+        return {}
+    functions = [models.function for models in training]
+    if any(function is None for function in functions) or len({f.shape for f in functions if f}) != 1:
+        raise UserError("probes need models that take one real tensor, all of the same shape; leave probes at 0.", 2)
+    function = functions[0]
+    assert function is not None
+    return {"probe_shape": function.shape, "probe_outputs": function(torch.zeros(1, *function.shape)).shape[-1]}
+
+
 METANET = register(
     Metanet(
         name="graph_metanet",
@@ -278,5 +292,6 @@ METANET = register(
         equivariance="permutation",
         summary="Signals and messages with edge updates on the parameter graph of any traced model.",
         tiny={"width": 8, "layers": 2, "signals": 16, "embedding": 8},
+        adapt=adapt,
     )
 )  # fmt: skip

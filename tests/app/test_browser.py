@@ -8,27 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import browser
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from app.server import choose_port
 from modelzoo.store import Zoo
+from tests import browser
 
 pytestmark = pytest.mark.browser
-SECONDS = 60
+SECONDS = 30
 CHARTS = "[...document.querySelectorAll('.js-plotly-plot')]"
 
 
 @pytest.fixture(scope="module")
-def address(small_zoo: Zoo, small_runs: Path) -> Iterator[str]:
+def address(small_zoo: Zoo, small_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `metazoo app` serves the small zoo."""
     port = choose_port(None)
     command = [str(Path(sys.executable).with_name("metazoo")), "app", "--zoo", small_zoo.path, "--runs", str(small_runs), "--port", str(port)]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path_factory.mktemp("app") / "log"
+    with log.open("w") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         for _ in range(SECONDS * 5):
-            assert server.poll() is None, server.stderr.read() if server.stderr else ""
+            assert server.poll() is None, log.read_text()
             try:
                 urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1).read()
                 break
@@ -38,6 +40,7 @@ def address(small_zoo: Zoo, small_runs: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(10)
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 @pytest.fixture(scope="module")

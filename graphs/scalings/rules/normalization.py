@@ -3,6 +3,7 @@
 from typing import Any
 
 from graphs.program import Op, Reference
+from graphs.scalings.rules.pointwise import power
 from graphs.scalings.walk import Scale, ScaleWalk, Terms, rule
 
 
@@ -84,18 +85,32 @@ def _affine(walk: ScaleWalk, argument: Any, rank: int) -> Terms | None:
 
 @rule("aten._native_batch_norm_legit_no_training")
 def batch_norm(walk: ScaleWalk, op: Op) -> None:
-    """Fixed statistics: signs move the mean along, positive scales are held by the ε beside the variance."""
+    """Fixed statistics: the mean is scaled along, and the variance with its ε by the square of a positive scale."""
     source, weight, bias, mean, variance = op.arguments[:5]
     rank = len(walk.shape(source))
 
     def channels(argument: Any) -> Terms | None:
         return [t.reshape(1, -1, *[1] * (rank - 2)) for t in walk.terms(argument)] if isinstance(argument, Reference) else None  # fmt: skip
 
-    walk.forbid(walk.terms(variance))
     scale = walk.equate(walk.terms(source), channels(mean))
-    if walk.kind != "sign":
-        walk.forbid(scale or [])
-        scale = []
+    name = next((name for name, value in walk.program.tensors.items() if value == variance.value), None)
+    readers = [walk.program.ops[i] for i in walk.program.users()[variance.value]]
+    if (
+        walk.kind == "positive"
+        and name in walk.parameters
+        and {(r.name, r.arguments[-1]) for r in readers} == {(op.name, op.arguments[-1])}
+    ):
+        walk.offsets[name] = float(op.arguments[-1])
+        halves = [walk.system.fresh(term.shape) for term in walk.terms(variance)]
+        for half, term in zip(halves, walk.terms(variance), strict=True):
+            walk.system.equation((2, half), (-1, term))
+        roots = [power(walk, [half.reshape(1, -1, *[1] * (rank - 2))], -1)[0] for half in halves]
+        scale = walk.collect([*(scale or []), *roots])
+    else:
+        walk.forbid(walk.terms(variance))
+        if walk.kind != "sign":
+            walk.forbid(scale or [])
+            scale = []
     gain, shift = channels(weight), channels(bias)
     if walk.mixes:
         walk.forbid(gain or [])
