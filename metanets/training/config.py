@@ -1,0 +1,58 @@
+"""How a metanet is trained: everything the command line states."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metanets.runs import Kind
+from modelzoo.errors import UnknownNameError, UserError
+
+
+class TrainingConfig(BaseModel):
+    """A training, as the command line states it.
+
+    Args:
+        metanet: name of the metanet.
+        fields: config fields of the metanet set by hand.
+        target: column of the model table to predict.
+        kind: classification or regression; None takes classification for `label` and for text, else regression.
+        epochs: passes over the training models, at most.
+        batch_size: models a step.
+        learning_rate: peak of a cosine schedule with a warm-up of a tenth of the steps.
+        weight_decay: decoupled, on matrices.
+        gradient_clip: largest gradient norm.
+        patience: epochs without a better validation loss before training stops, None never stops early.
+        average: decay of an exponential moving average of the weights that is validated and kept, 0 for none.
+        augment: apply a random element of the models' symmetry group in every step, spread by this number; 0 for none.
+        seed: of initialisation and batches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metanet: str = "graph_metanet"
+    fields: dict[str, Any] = {}
+    target: str = "label"
+    kind: Kind | None = None
+    epochs: int = Field(40, gt=0)
+    batch_size: int = Field(64, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    patience: int | None = Field(None, gt=0)
+    average: float = Field(0.0, ge=0, lt=1)
+    augment: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def read(cls, **fields: Any) -> "TrainingConfig":
+        """The config from loose fields, None left out; raises `UserError` in one sentence."""
+        given = {key: value for key, value in fields.items() if value is not None}
+        for key in given:
+            if key not in cls.model_fields:
+                raise UnknownNameError("training key", key, cls.model_fields)
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])).replace("_", "-")
+            raise UserError(f"{name}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None

@@ -1,0 +1,199 @@
+"""Populations of a zoo as training data of a metanet: in memory, one block an architecture, splits as in the zoo."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import graphs
+from graphs import GraphStructure, SymmetryGroup
+from metanets.batching import ModelFunction, Models, Topology
+from metanets.runs import Kind
+from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.store import Population, Zoo
+
+SPLITS = ("train", "validation", "test")
+FEWEST = {"train": 4, "validation": 2, "test": 2}
+Batch = list[tuple[Models, Tensor]]
+
+
+@dataclass(frozen=True)
+class PopulationBlock:
+    """The models of one population that are learned from.
+
+    Args:
+        population: where they come from.
+        group: the symmetry group of the architecture.
+        structure: its parameter graph.
+        tensors: parameters and buffers, `{name: [M, *shape]}`.
+        values: `[E, M]` edge values.
+        table: the rows of the model table, in the same order.
+    """
+
+    population: Population
+    group: SymmetryGroup
+    structure: GraphStructure
+    tensors: Mapping[str, Tensor]
+    values: Tensor
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, population: Population, table: pd.DataFrame) -> "PopulationBlock":
+        """Read the models of some rows of the model table."""
+        group = graphs.infer(graphs.trace(population.template(), population.example_inputs()))
+        structure = graphs.graph_structure(group)
+        rows = population.positions(table.index)
+        every = len(rows) == len(population)
+        tensors = population.stacked(None if every else rows, kind="state")
+        return cls(population, group, structure, tensors, structure.values(tensors).T.contiguous(), table)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The parameter graph, laid out for metanets."""
+        return Topology.of(SimpleNamespace(**self.structure.node, **self.structure.edge))
+
+    @cached_property
+    def _function(self) -> ModelFunction | None:
+        spec = self.population.task.inputs
+        single = len(self.population.example_inputs()) == 1 and self.population.family.not_vmappable is None
+        if spec.classes is not None or not single:
+            return None
+        return ModelFunction(self.population.template(), self.tensors, spec.shape)
+
+    def models(self, rows: Tensor, augment: float = 0.0, generator: torch.Generator | None = None) -> Models:
+        """Some of the models; with `augment`, each under a random element of the symmetry group of that spread."""
+        values, function = self.values[:, rows], self._function
+        if augment:
+            assert generator is not None
+            element = self.group.sample(generator, augment, models=len(rows))
+            moved = element.apply_stacked({name: tensor[rows] for name, tensor in self.tensors.items()})
+            values = self.structure.values(moved).T.to(values.dtype)  # the same functions: `function` stays
+        if function is not None:
+            chosen = {name: tensor[rows] for name, tensor in self.tensors.items()}
+            function = ModelFunction(function.template, chosen, function.shape)
+        return Models(self.topology, values, function)
+
+
+def check_column(table: pd.DataFrame, column: str) -> None:
+    """Raise `UserError` where a table has no such column."""
+    if column not in table.columns:
+        raise UnknownNameError("column", column, map(str, table.columns))
+
+
+class WeightData(lightning.LightningDataModule):
+    """Models of a zoo and a column to predict.
+
+    Args:
+        zoo: an open zoo.
+        populations: names of populations.
+        target: column of the model table.
+        kind: classification or regression; None chooses by the column.
+        batch_size: models a step.
+        augment: spread of random group elements applied in training, 0 for none.
+        seed: of the batches.
+
+    Raises:
+        UserError: a population or the column is missing, the column is constant, or a split has too few models.
+    """
+
+    def __init__(
+        self, zoo: Zoo, populations: Sequence[str], target: str, kind: Kind | None = None, batch_size: int = 64,
+        augment: float = 0.0, seed: int = 0, check: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not populations:
+            raise UserError(f"name at least one population; metazoo ls {zoo.path} lists them.", 2)
+        if len(set(populations)) != len(populations):
+            raise UserError("a population is named twice; name each once.", 2)
+        self.snapshot, self.target, self.batch_size, self.augment = zoo.snapshot_id, target, batch_size, augment
+        self.generator = torch.Generator().manual_seed(seed)
+        self.diverged, tables = 0, []
+        for name in populations:
+            table = zoo[name].table
+            if not len(table):
+                raise UserError(f"population {name!r} has no models yet; go on with its metazoo populate command.")
+            check_column(table, target)
+            usable = (table["status"] == "ok") & table[target].notna()
+            self.diverged += int((table["status"] != "ok").sum())
+            tables.append(table[usable])
+        column = pd.concat([table[target] for table in tables])
+        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        if kind == "regression" and not numeric:
+            raise UserError(f"column {target!r} holds text, which cannot be regressed; use --kind classification.", 2)
+        self.kind: Kind = kind or ("classification" if target == "label" or not numeric else "regression")
+        if check:
+            self._check(column, pd.concat([table["split"] for table in tables]))
+        self.classes = tuple(sorted(column.unique().tolist())) if self.kind == "classification" else ()
+        self.blocks = [PopulationBlock.read(zoo[name], table) for name, table in zip(populations, tables, strict=True)]
+        sizes = [len(block.table) for block in self.blocks]
+        self.where = torch.cat([torch.stack([torch.full((n,), b), torch.arange(n)], 1) for b, n in enumerate(sizes)])
+        self.table = pd.concat(
+            [block.table.assign(population=block.population.name).reset_index() for block in self.blocks],
+            ignore_index=True,
+        )
+        self.targets = self.encode(self.table[target])
+
+    def _check(self, column: pd.Series, split: pd.Series) -> None:
+        if column.nunique() < 2:
+            value = f" ({column.iloc[0]})" if len(column) else ""
+            raise UserError(
+                f"column {self.target!r} has one value{value} in all models, so there is nothing to learn; choose another --target."
+            )
+        for name in SPLITS:
+            count = int((split == name).sum())
+            if count < FEWEST[name]:
+                raise UserError(
+                    f"the {name} split has {count} usable models, a metanet needs at least {FEWEST[name]}; populate more models."
+                )
+
+    def encode(self, column: pd.Series) -> Tensor:
+        """Targets as tensors: class numbers (-1 for a class not seen before), or float32."""
+        if self.kind == "regression":
+            return torch.tensor(column.to_numpy(dtype=np.float32))
+        return torch.from_numpy(pd.Categorical(column, categories=list(self.classes)).codes.astype(np.int64))
+
+    def rows(self, split: str) -> list[int]:
+        """Rows of `table` in a split."""
+        return np.flatnonzero(self.table["split"] == split).tolist()
+
+    def collate(self, rows: Sequence[int], augment: float = 0.0) -> Batch:
+        """The models of some rows, one entry a population, each with its targets."""
+        where, chosen = self.where[list(rows)], torch.tensor(rows)
+        found = []
+        for number, block in enumerate(self.blocks):
+            own = where[:, 0] == number
+            if own.any():
+                models = block.models(where[own, 1], augment, self.generator)
+                found.append((models, self.targets[chosen[own]]))
+        return found
+
+    def training_models(self) -> list[Models]:
+        """The training models of every population, for statistics."""
+        train = torch.tensor(self.rows("train"))
+        return [
+            block.models(rows)
+            for number, block in enumerate(self.blocks)
+            if len(rows := self.where[train][self.where[train, 0] == number, 1])
+        ]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training models; a last batch of one model is dropped."""
+        rows: Any = self.rows("train")
+        drop = len(rows) % self.batch_size == 1
+        return DataLoader(
+            rows, self.batch_size, shuffle=True, drop_last=drop, generator=self.generator,
+            collate_fn=lambda batch: self.collate(batch, self.augment),
+        )  # fmt: skip
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The validation models in order."""
+        rows: Any = self.rows("validation")
+        return DataLoader(rows, 4 * self.batch_size, collate_fn=self.collate)

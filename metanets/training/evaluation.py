@@ -1,0 +1,87 @@
+"""Metrics of a run on every split, on populations it has not seen, and beside the baselines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metanets import runs
+from metanets.metanet import metanet, metanets
+from metanets.runs import Run
+from metanets.scores import split_scores
+from metanets.statistics import fit_trees, weight_statistics
+from metanets.training.config import TrainingConfig
+from metanets.training.data import WeightData
+from metanets.training.run import predictions, predictor_of, train
+from modelzoo.errors import UserError
+from modelzoo.store import Zoo
+
+BASELINES = "baselines"  # folder in a run
+FLAT = TrainingConfig.read(
+    metanet="flat_mlp", epochs=60, learning_rate=2e-3, weight_decay=0.05, patience=15
+)  # what a flat MLP needs to reach its best validation loss
+
+
+def _rows(name: str, scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    return [{"model": name, "split": split, **values} for split, values in scores.items()]
+
+
+def evaluate(run: Run, zoo: str | Path | None = None, populations: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One row a split: number of models and metrics.
+
+    Args:
+        run: a finished run.
+        zoo: another zoo to evaluate on, None for the run's own.
+        populations: other populations, None for the run's own.
+
+    Raises:
+        UserError: the metanet cannot read those models.
+    """
+    if zoo is None and populations is None:
+        return _rows(run.record.metanet, split_scores(run.table, run.record.kind))
+    names = tuple(populations or run.record.populations)
+    data = WeightData(Zoo.open(zoo or run.record.zoo), names, run.record.target, run.record.kind, check=False)
+    if not len(data.table):
+        raise UserError(f"{', '.join(names)} has no model with a value in column {run.record.target!r}.")
+    data.classes = run.record.classes
+    predictor = predictor_of(run)
+    if metanet(run.record.metanet).one_architecture:
+        entries = {block.topology.edges for block in data.blocks}
+        if entries != {run.record.config["entries"]}:
+            raise UserError(f"the run's metanet {run.record.metanet!r} reads {run.record.config['entries']} weights, those models have {max(entries)}.")  # fmt: skip
+    table, _ = predictions(predictor, data)
+    return _rows(run.record.metanet, split_scores(table, run.record.kind))
+
+
+def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
+    """The same split, target and models for the baselines: metanets without symmetry, and trees on weight statistics.
+
+    The baselines' own runs are kept in the run's folder, so they are trained once.
+
+    Args:
+        run: a finished run.
+        progress: draw progress bars.
+
+    Returns:
+        One row a baseline and split, as `evaluate` does; a baseline that needs one architecture is left out for several.
+    """
+    record, rows = run.record, []
+    store = Zoo.open(record.zoo, at=record.snapshot)
+    data = WeightData(store, record.populations, record.target, record.kind)
+    same = len({block.topology.edges for block in data.blocks}) == 1 and len(data.blocks) == 1
+    for each in metanets().values():
+        if each.equivariance == "none" and (same or not each.one_architecture) and each.name != record.metanet:
+            config = FLAT.model_copy(
+                update={"metanet": each.name, "target": record.target, "kind": record.kind, "seed": record.seed}
+            )
+            out = run.path / BASELINES / each.name
+            done = train(record.zoo, record.populations, out, config, progress)
+            rows += evaluate(runs.load(done.path))
+    if same:
+        features = weight_statistics(data.blocks[0].tensors)
+        targets, training = data.table[record.target].to_numpy(), (data.table["split"] == "train").to_numpy()
+        predicted = fit_trees(features, targets, np.asarray(training), record.kind, record.seed)
+        table = data.table[["split"]].assign(target=targets, prediction=predicted)
+        rows += _rows("trees on weight statistics", split_scores(table, record.kind))
+    return rows
