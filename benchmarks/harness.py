@@ -12,6 +12,7 @@ import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Case:
         baseline: `() -> result`, the best a peer does on the same input.
         agree: `(ours, baseline) -> bool`, whether both results are the same; see `equal` and `close`.
         work: units of work in one call (models, samples): speed is reported as `work` a second. None reports milliseconds.
+        baseline_work: the same for the baseline, where it is timed on fewer units because it is slow; None for as many.
         unit: of the reported number ("models/s", "ms").
         ours_name: how our side is called in the table.
         baseline_name: how the other side is called.
@@ -43,13 +45,22 @@ class Case:
     baseline: Callable[[], Any]
     agree: Callable[[Any, Any], bool]
     work: float | None = None
+    baseline_work: float | None = None
     unit: str = "ms"
     ours_name: str = "ours"
     baseline_name: str = "baseline"
 
-    def number(self, seconds: float) -> float:
-        """The reported number for one call's time."""
-        return 1000 * seconds if self.work is None else self.work / seconds
+    def numbers(self, ours: float, baseline: float) -> tuple[float, float, float]:
+        """The reported numbers of both sides for one call's seconds, and how many times better ours is."""
+        if self.work is None:
+            return 1000 * ours, 1000 * baseline, baseline / ours
+        mine, theirs = self.work / ours, (self.baseline_work or self.work) / baseline
+        return mine, theirs, mine / theirs
+
+
+def small() -> bool:
+    """Whether `--small` is asked for; scripts choose their sizes by it."""
+    return "--small" in sys.argv
 
 
 def equal(ours: Any, baseline: Any) -> bool:
@@ -87,6 +98,9 @@ def run(name: str, cases: Sequence[Case], repeats: int = 5, notes: Sequence[str]
     """
     parser = argparse.ArgumentParser(description=f"benchmark {name}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the last one is the summary")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, to see that it runs; its numbers mean nothing"
+    )
     parser.add_argument("--repeats", type=int, default=repeats, help="timed calls a side (default %(default)s)")
     options = parser.parse_args()
     rows = [_measure(case, max(options.repeats, 1)) for case in cases]
@@ -112,14 +126,8 @@ def _measure(case: Case, repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             call()
             times[side].append(time.perf_counter() - started)
-    ours, baseline = (statistics.median(times[side]) for side in ("ours", "baseline"))
-    return {
-        **row,
-        "ours": case.number(ours),
-        "baseline": case.number(baseline),
-        "ratio": baseline / ours,
-        "agree": True,
-    }
+    ours, baseline, ratio = case.numbers(*(statistics.median(times[side]) for side in ("ours", "baseline")))
+    return {**row, "ours": ours, "baseline": baseline, "ratio": ratio, "agree": True}
 
 
 def _print(name: str, cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> None:

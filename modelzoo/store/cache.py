@@ -35,16 +35,29 @@ def memory_mapped(population: "Population", path: str) -> NDArray[Any]:
 
 
 def _mapped(population: "Population", path: str) -> NDArray[Any]:
-    where = f"{Path(population.zoo.path).absolute()}|{population.name}|{path}|{population.snapshot_id}"
-    file = folder() / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.npy"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.save(stream, population._read(path))
-            os.replace(temporary, file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    return np.load(file, mmap_mode="r")
+    where = f"{Path(population.zoo.path).absolute()}|{population.name}|{path}"
+    prefix = hashlib.sha256(where.encode()).hexdigest()[:32]
+    file = folder() / f"{prefix}-{population.snapshot_id}.npy"
+    if file.exists():
+        return np.load(file, mmap_mode="r")
+    values = population._read(path)
+    try:
+        _save(file, values)
+        for older in file.parent.glob(f"{prefix}-*.npy"):
+            if older != file:
+                older.unlink(missing_ok=True)
+        return np.load(file, mmap_mode="r")
+    except OSError:  # no room or no permission for copies: memory has to do
+        return values
+
+
+def _save(file: Path, values: NDArray[Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.save(stream, values)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

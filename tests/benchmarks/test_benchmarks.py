@@ -1,0 +1,70 @@
+"""Every benchmark script runs at its small size and keeps the JSON contract; the driver refuses sides that disagree."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness
+
+FOLDER = Path(harness.__file__).parent
+
+
+@pytest.mark.parametrize("script", ["populate_inr", "store"])
+def test_a_script_prints_its_cases_and_the_summary(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, FOLDER / f"{script}.py", "--small", "--json", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "METAZOO_CACHE": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    *rows, summary = map(json.loads, done.stdout.splitlines())
+    assert rows
+    assert set(summary) == {"name", "ours", "baseline", "unit", "ratio", "agree"}
+    assert summary["name"] == script
+    assert summary["agree"] is True
+    assert summary["ratio"] == min(row["ratio"] for row in rows)
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["baseline"]) for row in rows), "models/s on both sides"
+
+
+def case(**fields: object) -> harness.Case:
+    same = {
+        "name": "sum",
+        "ours": lambda: torch.ones(3).sum(),
+        "baseline": lambda: torch.tensor(3.0),
+        "agree": harness.equal,
+    }
+    return harness.Case(**{**same, **fields})  # type: ignore[arg-type]
+
+
+def test_sides_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--json", "--repeats", "1"])
+    assert harness.run("both", [case(), case(name="wrong", baseline=lambda: torch.tensor(4.0))]) == 1
+    good, wrong, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert good["agree"]
+    assert not wrong["agree"]
+    assert wrong["ours"] is None
+    assert summary == {"name": "both", "ours": None, "baseline": None, "unit": "ms", "ratio": 0.0, "agree": False}
+    monkeypatch.setattr(sys, "argv", ["x"])
+    assert harness.run("both", [case(), case(name="wrong", baseline=lambda: torch.tensor(4.0))]) == 1
+    assert "disagree" in capsys.readouterr().out
+
+
+def test_work_of_different_amounts_is_compared_by_speed() -> None:
+    assert case().numbers(0.5, 2.0) == (500.0, 2000.0, 4.0)
+    assert case(work=64).numbers(2.0, 4.0) == (32.0, 16.0, 2.0)
+    assert case(work=64, baseline_work=4).numbers(2.0, 4.0) == (32.0, 1.0, 32.0)
+
+
+def test_agreement() -> None:
+    a, b = {"x": torch.ones(3)}, {"x": torch.ones(3) + 1e-6}
+    assert harness.equal(a, {"x": torch.ones(3)})
+    assert not harness.equal(a, b)
+    assert not harness.equal(a, {"y": torch.ones(3)})
+    assert not harness.equal(torch.tensor(0.0), torch.tensor(-0.0))
+    assert not harness.equal(torch.ones(3), torch.ones(3).double())
+    assert harness.equal([torch.tensor(float("nan"))], [torch.tensor(float("nan"))])
+    assert harness.close(1e-5)(a, b)
+    assert not harness.close(1e-7)(a, b)
+    assert not harness.close(1.0)(torch.ones(3), torch.ones(4))
