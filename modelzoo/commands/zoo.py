@@ -1,8 +1,7 @@
 """`metazoo ls`, `show`, `query`, `verify`, `history`, `rm` and `cp`: a zoo as a table and as a database."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 
 from modelzoo.console import console, print_json, print_table
@@ -12,6 +11,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 ZooPath = Annotated[str, typer.Argument(help="Folder (or s3://…) of the zoo.")]
 At = Annotated[str | None, typer.Option(help="Snapshot id or tag to read the zoo as it was.")]
 SHOWN_ROWS = 40
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def register(app: typer.Typer) -> None:
@@ -146,7 +148,7 @@ def register(app: typer.Typer) -> None:
         console.print(f"copied {len(copy)} models to {into} as {copy.name}", highlight=False, markup=False)
 
 
-def _tells_apart(table: pd.DataFrame, column: str, expression: str) -> bool:
+def _tells_apart(table: "pd.DataFrame", column: str, expression: str) -> bool:
     """Whether a column belongs in a narrow table: the model, what was asked for, and what differs between models."""
     if column in {"population", "id", "parent", "source", "wall_time", "instance", "seed"}:
         return column in expression
@@ -155,7 +157,8 @@ def _tells_apart(table: pd.DataFrame, column: str, expression: str) -> bool:
 
 def _show_population(population: Any, json: bool) -> None:
     info, table = population.info, population.table
-    described = table.select_dtypes("number").describe().T.reset_index(names="column")
+    numbers = table.select_dtypes("number")
+    described = numbers.describe().T.reset_index(names="column") if len(numbers.columns) else numbers
     if json:
         print_json({**info.model_dump(mode="json"), "models": len(table), "columns": described.to_dict("records")})
         return
@@ -165,8 +168,8 @@ def _show_population(population: Any, json: bool) -> None:
         "parameters": sum(_size(tensor.shape) for tensor in info.parameters),
     }  # fmt: skip
     print_table([{"": key, "value": str(value)} for key, value in facts.items()], f"population {population.name}")
-    columns = ["column", "mean", "std", "min", "50%", "max"]
-    print_table(described[columns].to_dict("records"), "columns")
+    shown = described.reindex(columns=["column", "mean", "std", "min", "50%", "max"])
+    print_table(shown.to_dict("records"), "columns")
 
 
 def _show_model(population: Any, model: str, json: bool) -> None:

@@ -95,6 +95,7 @@ class Population:
 
     def positions(self, ids: Sequence[int] | pd.Index) -> NDArray[np.intp]:
         """Row positions of models given by id; raises `UserError` for an id that is not there."""
+        self._check_not_empty()
         found = self.table.index.get_indexer(pd.Index(ids))
         if (found < 0).any():
             missing = pd.Index(ids)[found < 0][0]
@@ -114,8 +115,7 @@ class Population:
             rows = np.asarray(rows)
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         wanted = {path: info.name for path, (of, info) in self.info.tensors.items() if kind in (of, "state")}
-        if len(self) == 0:
-            raise UserError(f"population {self.name!r} has no models yet; run metazoo populate again.")
+        self._check_not_empty()
         if rows is None or isinstance(rows, slice):
             values = arrays.together(lambda path: self._read(path, (rows or slice(None), step)), wanted)
         else:
@@ -124,6 +124,10 @@ class Population:
             name: torch.from_numpy(np.ascontiguousarray(array))
             for name, array in zip(wanted.values(), values, strict=True)
         }
+
+    def _check_not_empty(self) -> None:
+        if len(self) == 0:
+            raise UserError(f"population {self.name!r} has no models yet; run metazoo populate again.")
 
     def _rows(self, path: str, rows: NDArray[Any], step: int) -> NDArray[Any]:
         try:

@@ -253,3 +253,15 @@ def test_a_missing_option_and_an_unknown_command_are_usage_errors(metazoo: Metaz
 def test_brackets_in_names_are_shown(metazoo: Metazoo, tmp_path: Path) -> None:
     run = metazoo("ls", tmp_path / "[bold]zoo")
     assert "[bold]zoo" in run.error
+
+
+def test_a_population_whose_first_batch_is_not_there_yet(metazoo: Metazoo, own: Path) -> None:
+    zoo = Zoo.open(own, writable=True)
+    zoo.create_population(zoo["mlp"].info.model_copy(update={"name": "empty"}))
+    rows = {row["population"]: row for row in metazoo("ls", own, "--json").json}
+    assert (rows["empty"]["models"], rows["empty"]["median"]) == (0, None)
+    assert metazoo("show", own, "empty", "--json").json["models"] == 0
+    assert "has no models yet" in metazoo("show", own, "empty/0").error
+    for command in (["ls", own], ["show", own, "empty"], ["query", own, "id >= 0"], ["verify", own]):
+        assert metazoo(*command).code == 0
+    assert metazoo("rm", own, "empty", "--yes").code == 0
