@@ -145,7 +145,7 @@ class Distribution:
         return pd.DataFrame({self.column: self.labels(), "total": self.total, "selected": self.selected})
 
     def plot(self) -> go.Figure:
-        """Bars: the whole table in grey, the selection in front; trace 0 answers to clicks and boxes."""
+        """Bars: the whole table in grey, the selection in front; categories answer to clicks, ranges of numbers to boxes."""
         places = np.arange(len(self.total))
         drawing = figure(height=190, title=self.column)
         hover = [f"{label}: {part} of {whole}" for label, part, whole in zip(self.labels(), self.selected, self.total, strict=True)]  # fmt: skip
@@ -154,7 +154,7 @@ class Distribution:
         grey = translucent(REFERENCE, 0.38)
         drawing.add_bar(y=self.total, name="all", marker_color=grey, selected=full, unselected=full, **common)
         drawing.add_bar(y=self.selected, name="selected", marker_color=CATEGORICAL[0], selected=full, unselected=full, **common)  # fmt: skip
-        drawing.update_layout(barmode="overlay", showlegend=False, margin={"l": 36, "r": 8, "t": 30, "b": 24}, dragmode="select", selectdirection="h")  # fmt: skip
+        drawing.update_layout(barmode="overlay", showlegend=False, margin={"l": 36, "r": 8, "t": 30, "b": 24}, dragmode=False if self.values else "select", selectdirection="h")  # fmt: skip
         drawing.update_yaxes(nticks=4, fixedrange=True)
         drawing.update_xaxes(fixedrange=True, showgrid=False, **self._ticks())
         return drawing
@@ -253,7 +253,8 @@ class Cloud:
             scale = {"thickness": 10, "outlinewidth": 0, "title": {"text": self.colour, "side": "right"}}
             add(front, "selected", {"color": front["colour"], "colorscale": SEQUENTIAL, "colorbar": scale, "showscale": True})  # fmt: skip
         drawing.update_layout(
-            dragmode="select", showlegend=self.colour is not None and is_category(self.frame["colour"])
+            dragmode="select",
+            showlegend=self.colour is not None and is_category(self.frame["colour"]),
         )
         drawing.update_xaxes(title_text=self.x, **_axis(self.frame["x"]))
         drawing.update_yaxes(title_text=self.y, **_axis(self.frame["y"]))

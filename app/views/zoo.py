@@ -23,6 +23,7 @@ from modelzoo.errors import UserError
 
 FILTER = "filter"
 SHOWN_DISTRIBUTIONS = 6
+TELLING = ("learning_rate", "weight_decay", "label", "train_loss")  # what one draws a score against first
 
 
 @framed("Zoo")
@@ -124,7 +125,8 @@ def chart_controls(table: pd.DataFrame) -> dict[str, Any]:
         bars = st.multiselect("Distributions", columns, key="distributions", placeholder="automatic", **LINKED)
         shown = st.multiselect("Columns of the table", columns, key="columns", placeholder="all that vary", **LINKED)
     vertical = y or next((name for name in numeric if name.startswith("test_")), numeric[0] if numeric else None)
-    telling = [name for name in numeric if name != vertical and name in {"learning_rate", "label", "train_loss"}]
+    measured = table if vertical is None else table[table[vertical].notna()]
+    telling = [name for name in TELLING if name in numeric and name != vertical and measured[name].nunique() > 1]
     return {
         "x": x or next(iter(telling), numeric[0] if numeric else None),
         "y": vertical,
@@ -154,22 +156,15 @@ def draw(table: pd.DataFrame, selected: pd.DataFrame, expressions: Sequence[str]
 
 
 def show_cloud(points: Cloud, key: str) -> None:
-    """A scatter plot: a box selects, a click picks one model."""
-    event = st.plotly_chart(
-        points.plot(), key=key, theme=None, config=PLOTLY, on_select="rerun", selection_mode=("points", "box")
-    )
+    """A scatter plot: a box selects."""
+    st.plotly_chart(points.plot(), key=key, theme=None, config=PLOTLY, on_select="rerun", selection_mode="box")
     note = f"A random sample of {len(points.frame):,} of {points.of:,} models is drawn; selections count all. " if len(points.frame) < points.of else ""  # fmt: skip
-    st.caption(note + "Grey: not selected. Draw a box to select, click a point to pick a model.")
-    hits = event["selection"]["points"]
-    if hits and not event["selection"]["box"]:
-        link_to_model(str(hits[0]["customdata"]))
+    st.caption(f"{note}Grey: not selected. Draw a box to select, here or over a histogram; click a category.")
 
 
 def show_distribution(counts: Distribution, key: str) -> None:
-    """A histogram whose bars select."""
-    st.plotly_chart(
-        counts.plot(), key=key, theme=None, config=PLOTLY, on_select="rerun", selection_mode=("points", "box")
-    )
+    """A histogram: a box selects a range of numbers, a click a category (with shift one more)."""
+    st.plotly_chart(counts.plot(), key=key, theme=None, config=PLOTLY, on_select="rerun", selection_mode="points" if counts.values else "box")  # fmt: skip
 
 
 def model_table(table: pd.DataFrame, selected: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -186,6 +181,8 @@ def model_table(table: pd.DataFrame, selected: pd.DataFrame, columns: Sequence[s
     rows = event["selection"]["rows"]
     if rows and rows[0] < len(selected):
         link_to_model(str(selected.index[rows[0]]))
+    elif len(selected) == 1:
+        link_to_model(str(selected.index[0]))
     else:
         st.caption("Choose a row to open its model.")
 
