@@ -56,8 +56,6 @@ KNOWN_FAILURES = {  # not mended yet; take an entry out with its cause
     "test_words_come_to_one_entry_a_factor[transformer]": "translations do not pass linear factors yet",
     "test_words_come_to_one_entry_a_factor[deep linear]": "translations do not pass linear factors yet",
     "test_a_stacked_population_moves_as_each_of_its_models": "translations of one element do not broadcast over models",
-    "test_round_trip_and_isomorphism[scalars]": "parameters without dimensions are not gathered yet",
-    "test_double_precision_and_tied_names_survive": "the decoder of tests/graphs/architectures.py shadows a size",
 }
 
 

@@ -206,7 +206,7 @@ def scatter(records: tuple[Record, ...] | list[Record], values: Tensor, edges: i
         flat = flat.to(dtype) if mixed else flat
         if record.dtype.is_complex:
             flat = torch.view_as_complex(flat.reshape(*flat.shape[:-1], record.entries, 2).contiguous())
-        tensor = flat.reshape(*values.shape[:-1], *record.shape)
+        tensor = flat.reshape((*values.shape[:-1], *record.shape))
         result.update(dict.fromkeys(record.names, tensor))
     return result
 

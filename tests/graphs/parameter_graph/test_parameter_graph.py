@@ -10,6 +10,8 @@ from torch_geometric.data import Batch
 
 import graphs
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS, GraphStructure
+from graphs.rules import rules
+from graphs.symmetry import permutation_group
 from modelzoo.errors import UserError
 from tests.graphs import architectures as a
 from tests.graphs.parameter_graph.checks import check_element, check_isomorphism, fingerprint, permutation, state_of
@@ -87,9 +89,7 @@ def test_queries_and_keys_are_told_apart() -> None:
 
 
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tie between a product's inner dimensions the group is too large: its elements change the graph."""
-    from graphs.rules import rules
-
+    """When a product forgets where its input comes from, the group permutes rows alone: its elements change the graph."""
     whole = rules()["aten.addmm"]
 
     def untied(walk, op):
@@ -98,16 +98,14 @@ def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     program = graphs.trace(MODULE, (INPUTS,))
     monkeypatch.setitem(rules(), "aten.addmm", untied)
-    from graphs.symmetry import permutation_group
-
     broken = permutation_group(program)
     state, element = state_of(MODULE), permutation(broken, 5)
     monkeypatch.undo()
-    if len(broken.factors):
-        before, after = STRUCTURE.data(state), STRUCTURE.data(element.apply(state))
-        assert fingerprint(before) != fingerprint(after)
-        with pytest.raises(AssertionError):
-            check_isomorphism(before, after, STRUCTURE.node_map(element), STRUCTURE.edge_map(element))
+    assert broken.factors
+    before, after = STRUCTURE.data(state), STRUCTURE.data(element.apply(state))
+    assert fingerprint(before) != fingerprint(after)
+    with pytest.raises(AssertionError):
+        check_isomorphism(before, after, STRUCTURE.node_map(element), STRUCTURE.edge_map(element))
 
 
 def test_the_checks_notice_what_they_check() -> None:
@@ -172,14 +170,14 @@ def test_different_architectures_batch_together() -> None:
 
 def test_double_precision_and_tied_names_survive() -> None:
     module = a.Decoder().double()
-    module.head = nn.Linear(8, 11, bias=False)
-    module.head.weight = module.embedding.weight
+    module.readout = nn.Linear(8, 11, bias=False)
+    module.readout.weight = module.embedding.weight
     data = graphs.parameter_graph(module, (torch.randint(0, 11, (2, 3)),))
     assert data.edge_value.dtype == torch.float64
     back = graphs.scatter_parameters(data)
-    assert torch.equal(back["head.weight"], module.embedding.weight)
-    assert back["head.weight"] is back["embedding.weight"]
-    assert "head.weight" not in data.tensor_names
+    assert torch.equal(back["readout.weight"], module.embedding.weight)
+    assert back["readout.weight"] is back["embedding.weight"]
+    assert "readout.weight" not in data.tensor_names
 
 
 def test_complex_entries_are_two_edges() -> None:
