@@ -74,8 +74,9 @@ def number(value: float) -> str:
 
 
 def between(column: str, low: float, high: float, closed: bool = False) -> str:
-    """The expression for a range, with the upper end included when `closed`."""
-    return f"{number(low)} <= {column} {'<=' if closed else '<'} {number(high)}"
+    """The expression for a range, exact, with the upper end included when `closed`."""
+    ends = [number(end) if float(number(end)) == end else repr(float(end)) for end in (low, high)]
+    return f"{ends[0]} <= {column} {'<=' if closed else '<'} {ends[1]}"
 
 
 def bin_edges(values: Array, bins: int = BINS) -> tuple[Array, bool]:
@@ -100,7 +101,9 @@ def bin_edges(values: Array, bins: int = BINS) -> tuple[Array, bool]:
     unit = 10 ** np.floor(np.log10(rough))
     step = min((factor * unit for factor in (1, 2, 2.5, 5, 10)), key=lambda size: abs(size - rough))
     first, last = np.floor(low / step), np.ceil(high / step)
-    return np.arange(first, last + 1) * step, False
+    edges = np.array([float(f"{place * step:.12g}") for place in np.arange(first, last + 1)])
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    return edges, False
 
 
 @dataclass(frozen=True)
@@ -221,8 +224,13 @@ class Cloud:
         return self.frame
 
     def expressions(self, x: tuple[float, float], y: tuple[float, float]) -> list[str]:
-        """The queries that select a box."""
-        return [between(self.x, min(x), max(x), closed=True), between(self.y, min(y), max(y), closed=True)]
+        """The queries that select a box, its corners rounded to six digits."""
+
+        def rounded(column: str, ends: tuple[float, float]) -> str:
+            low, high = (float(number(end)) for end in sorted(ends))
+            return between(column, low, high, closed=True)
+
+        return [rounded(self.x, x), rounded(self.y, y)]
 
     def plot(self, height: int = 430) -> go.Figure:
         """Points; what is not selected is grey. Categories get a legend, numbers a scale."""
