@@ -1,0 +1,190 @@
+"""Linear layers under a product of groups: collections of tensors whose axes belong to different groups.
+
+The weights of a network are such a collection: hidden layer i is permuted by its own S_{n_i}, which acts on the rows of one
+matrix, the columns of the next, and a bias. A diagram of the product is one diagram for every factor, side by side.
+"Connecting Permutation Equivariant Neural Networks and Partition Diagrams" (Pearce-Crump, 2022), section on local symmetries.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod, sqrt
+
+import torch
+from torch import Tensor, nn
+
+from metanets.equivariant.contraction import DiagramProduct
+from metanets.equivariant.diagrams import Diagram
+from metanets.equivariant.functor import basis, spanning_set
+from metanets.equivariant.groups import Group, Orthogonal, Symmetric
+from modelzoo.errors import UserError
+
+Axis = str | int
+
+
+@dataclass(frozen=True)
+class TensorSpace:
+    """Named tensors with axes that belong to the factors of a product of groups.
+
+    Args:
+        tensors: axes by tensor name; a string names a factor, an integer is the length of an axis that no group moves.
+        factors: groups by name; symmetric and orthogonal ones.
+
+    Raises:
+        UserError: an axis names no factor, or a factor is of another kind.
+    """
+
+    tensors: Mapping[str, tuple[Axis, ...]]
+    factors: Mapping[str, Group]
+
+    def __post_init__(self) -> None:
+        for name, axes in self.tensors.items():
+            for axis in axes:
+                if isinstance(axis, str) and axis not in self.factors:
+                    raise UserError(
+                        f"axis {axis!r} of tensor {name!r} names no factor; known: {', '.join(self.factors)}."
+                    )
+        for name, group in self.factors.items():
+            if not isinstance(group, Symmetric | Orthogonal):
+                raise UserError(f"factor {name!r} is {group}; a product takes Symmetric and Orthogonal factors.")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Lengths of a tensor's axes."""
+        return tuple(axis if isinstance(axis, int) else self.factors[axis].n for axis in self.tensors[name])
+
+    def moved(self, name: str) -> list[int]:
+        """Positions of the axes that belong to a factor."""
+        return [i for i, axis in enumerate(self.tensors[name]) if isinstance(axis, str)]
+
+    def multiplicity(self, name: str) -> int:
+        """Number of copies that the unmoved axes make."""
+        return prod(axis for axis in self.tensors[name] if isinstance(axis, int))
+
+    def with_tensors(self, tensors: Mapping[str, tuple[Axis, ...]]) -> "TensorSpace":
+        """Other tensors over the same factors."""
+        return TensorSpace(tensors, self.factors)
+
+    def invariants(self, count: int = 1) -> "TensorSpace":
+        """`count` numbers that no factor moves, as one tensor `invariant`."""
+        return self.with_tensors({"invariant": (count,)})
+
+    def transform(self, values: Mapping[str, Tensor], elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Apply one group element per factor to tensors `[B, *shape, C]`."""
+        moved = dict(values)
+        for name, axes in self.tensors.items():
+            for position, axis in enumerate(axes):
+                if isinstance(axis, str):
+                    matrix = elements[axis].to(moved[name])
+                    moved[name] = torch.tensordot(moved[name], matrix, dims=([1 + position], [1])).movedim(
+                        -1, 1 + position
+                    )
+        return moved
+
+
+def mlp_space(widths: Sequence[int], bias: bool = True) -> TensorSpace:
+    """The weights of an MLP, layer i as `{i}.weight [out, in]` and `{i}.bias [out]`; hidden neurons may be permuted.
+
+    Args:
+        widths: of input, hidden layers and output.
+        bias: whether the layers have biases.
+    """
+    last = len(widths) - 1
+    axes: list[Axis] = [widths[0], *(f"hidden{i}" for i in range(1, last)), widths[last]]
+    tensors: dict[str, tuple[Axis, ...]] = {}
+    for layer in range(last):
+        tensors[f"{layer}.weight"] = (axes[layer + 1], axes[layer])
+        if bias:
+            tensors[f"{layer}.bias"] = (axes[layer + 1],)
+    return TensorSpace(tensors, {f"hidden{i}": Symmetric(widths[i]) for i in range(1, last)})
+
+
+def _joint_diagrams(source: TensorSpace, a: Sequence[Axis], b: Sequence[Axis], independent: bool) -> list[Diagram]:
+    """Diagrams from moved axes `a` to moved axes `b`: one diagram for every factor, on the axes of that factor."""
+    per_factor = []
+    for factor, group in source.factors.items():
+        lower = [len(b) + i for i, axis in enumerate(a) if axis == factor]
+        upper = [i for i, axis in enumerate(b) if axis == factor]
+        points = upper + lower
+        found = (basis if independent else spanning_set)(group, len(lower), len(upper))
+        per_factor.append([[tuple(points[p] for p in block) for block in d.blocks] for d in found])
+    return [Diagram(len(a), len(b), tuple(sum(choice, []))) for choice in product(*per_factor)]
+
+
+class WeightSpaceLinear(nn.Module):
+    """Every linear map between two tensor spaces that commutes with the product of groups, plus invariant biases.
+
+    Args:
+        source: space of the input.
+        target: space of the output, over the same factors.
+        channels_in: C, of every input tensor.
+        channels_out: D.
+        bias: whether to add invariant tensors.
+
+    Shape:
+        input `{name: [B, *shape, C]}`, output `{name: [B, *shape, D]}`.
+
+    Raises:
+        UserError: the spaces have different factors.
+    """
+
+    def __init__(
+        self, source: TensorSpace, target: TensorSpace, channels_in: int, channels_out: int, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if dict(source.factors) != dict(target.factors):
+            raise UserError(
+                "source and target must have the same factors; build the target with source.with_tensors(...)."
+            )
+        self.source, self.target, self.channels_out = source, target, channels_out
+        self.spanning_count = self.true_dimension = 0
+        self.products, self.weights = nn.ModuleDict(), nn.ParameterDict()
+        self._pairs: list[tuple[str | None, str, str]] = []
+        for b in target.tensors:
+            axes_out = [target.tensors[b][i] for i in target.moved(b)]
+            inputs: list[str | None] = [*source.tensors, *([None] if bias else [])]
+            for a in inputs:
+                axes_in = [] if a is None else [source.tensors[a][i] for i in source.moved(a)]
+                copies = target.multiplicity(b) * (1 if a is None else source.multiplicity(a))
+                terms = _joint_diagrams(source, axes_in, axes_out, independent=True)
+                key = f"{len(self._pairs)}"
+                self._pairs.append((a, b, key))
+                sizes = [[source.factors[str(axis)].n for axis in axes] for axes in (axes_in, axes_out)]
+                self.products[key] = DiagramProduct(terms, *sizes)
+                rows = 1 if a is None else source.multiplicity(a) * channels_in
+                scale = sqrt(len(terms) * max(rows, 1) * len(source.tensors))
+                weight = torch.randn(len(terms), rows, target.multiplicity(b) * channels_out)
+                for t, term in enumerate(terms):
+                    contracted = prod(
+                        sizes[0][block[0] - term.upper] for block in term.blocks if block[0] >= term.upper
+                    )
+                    weight[t] /= scale * sqrt(contracted)
+                self.weights[key] = nn.Parameter(torch.zeros_like(weight) if a is None else weight)
+                if a is not None:
+                    self.true_dimension += len(terms) * copies
+                    self.spanning_count += len(_joint_diagrams(source, axes_in, axes_out, independent=False)) * copies
+
+    def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        batch = next(iter(values.values())).shape[0]
+        arranged = {name: self._arrange(name, values[name]) for name in self.source.tensors}
+        results: dict[str, Tensor] = {}
+        for a, b, key in self._pairs:
+            weight = self.weights[key]
+            x = weight.new_ones(1, 1) if a is None else arranged[a]
+            y = self.products[key](x, weight)
+            results[b] = results[b] + y if b in results else y
+        return {b: self._restore(b, y.expand(batch, *y.shape[1:])) for b, y in results.items()}
+
+    def _arrange(self, name: str, value: Tensor) -> Tensor:
+        """Unmoved axes join the channels: `[B, *moved, copies · C]`."""
+        moved = [1 + i for i in self.source.moved(name)]
+        still = [axis for axis in range(1, value.ndim - 1) if axis not in moved]
+        value = value.permute(0, *moved, *still, value.ndim - 1)
+        return value.reshape(*value.shape[: 1 + len(moved)], -1)
+
+    def _restore(self, name: str, value: Tensor) -> Tensor:
+        axes, moved = self.target.tensors[name], self.target.moved(name)
+        still = [i for i in range(len(axes)) if i not in moved]
+        shape = self.target.shape(name)
+        value = value.reshape(*value.shape[: 1 + len(moved)], *(shape[i] for i in still), self.channels_out)
+        order = [*moved, *still]
+        return value.permute(0, *(1 + order.index(i) for i in range(len(axes))), value.ndim - 1)
