@@ -5,7 +5,6 @@ it is a single transposition. Beside every point stands a *control*: θ + d with
 fixed random direction, which is no symmetry. The function error is max |f(θ') − f(θ)| / max |f(θ)| in float64.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +23,9 @@ from analysis.weights import Array
 from graphs import GroupElement, SymmetryGroup
 from graphs.blame import relative
 from graphs.factors import Factor, PermutationFactor
-from graphs.program import evaluation_mode
+from graphs.interpreter import widen
 from graphs.scalings.linear import LinearFactor
-from graphs.verify import outputs, random_inputs
+from graphs.verify import double_precision, outputs, random_inputs
 from modelzoo.errors import UserError
 
 SQUARINGS = 20
@@ -198,16 +197,16 @@ class Walker:
 
     def __init__(self, group: SymmetryGroup, module: nn.Module, example_inputs: Sequence[Any], seed: int = 0) -> None:
         self.group = group
-        self.module = copy.deepcopy(module).double().requires_grad_(False)
+        self.module = module
         self.inputs = random_inputs(example_inputs, torch.Generator().manual_seed(seed), first=True)
         self.seed = seed
-        named = [*self.module.named_parameters(remove_duplicate=False), *self.module.named_buffers()]
-        self.tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in named}
+        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+        self.tensors: dict[str, Tensor] = {name: widen(tensor.detach()) for name, tensor in named}
         self.reference = self._outputs(self.tensors)
 
     def _outputs(self, tensors: dict[str, Tensor]) -> list[Tensor]:
-        with torch.no_grad(), evaluation_mode(self.module):
-            return outputs(functional_call(self.module, tensors, self.inputs))
+        with double_precision(self.module) as double:
+            return outputs(functional_call(double, tensors, self.inputs))
 
     def error(self, changed: dict[str, Tensor]) -> float:
         """Relative change of the function when some tensors change."""

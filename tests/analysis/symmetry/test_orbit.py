@@ -10,6 +10,8 @@ from analysis.symmetry.orbit import Walker, subgroup
 from analysis.symmetry.table import group_table
 from graphs.factors import Factor, PermutationFactor
 from modelzoo.errors import UserError
+from modelzoo.family import family
+from modelzoo.task import task
 
 ROUNDING = 1e-12
 
@@ -64,6 +66,19 @@ def test_control_is_as_long_as_the_move_in_every_tensor() -> None:
         assert float((found.control[name] - before).norm()) == pytest.approx(float((found.after[name] - before).norm()))
     assert set(found.to_frame()["tensor"]) == set(found.before)
     assert len(found.plot().data) == 3 * len(found.before)
+
+
+@pytest.mark.parametrize("name", ["lru", "causal_lm"])
+def test_complex_and_attention_weights_move_too(name: str) -> None:
+    found = family(name)
+    chosen = task(found.task)
+    module = found.build(found.configure(chosen, found.tiny), seed=0)
+    moving = Walker(graphs.symmetry(module, chosen.example_inputs(), verify=False), module, chosen.example_inputs())
+    for factor in continuous(moving):
+        move = moving.along(factor.name, 0.5)
+        assert move.error < ROUNDING
+        assert move.control_error > 1e-4
+        assert move.plot().data
 
 
 def test_a_broken_move_shows_in_the_error() -> None:
