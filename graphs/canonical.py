@@ -1,145 +1,308 @@
 """Canonical forms: one representative of every orbit, so that equal functions get equal weights.
 
-Three steps, each equivariant under the steps before it:
+The steps, each equivariant under the steps after it:
 
-1. *non-compact factors* (scales, linear mixing, translations): the point of least norm on the orbit. The squared norm is
-   convex along scales and translations, so it is unique where it exists ("balanced" weights);
-2. *signs*: every unit is turned so that a fixed odd statistic of what it computes on fixed inputs is positive;
-3. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order: a few rounds of
-   message passing over the entries of all tensors. Blocks whose keys agree to rounding are reported as ties.
+1. *non-compact factors* (scales, linear mixing, translations): the point of least norm on the orbit ("balanced" weights).
+   The squared norm is convex along them, so the point is unique where it exists, up to rotations inside linear factors
+   ("The length of vectors in representation spaces", Kempf and Ness, 1979);
+2. *signs and phases*: every unit is turned so that what it computes on fixed inputs has a positive sum;
+3. *rotations* inside linear factors: to the principal axes, largest first;
+4. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
+
+What rounding cannot decide is reported as a tie, and factors without a rule are named in `left`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from graphs.factors import PermutationFactor
+from graphs.elements import GroupElement
+from graphs.factors import Factor, PermutationFactor
 from graphs.group import SymmetryGroup
+from graphs.interpreter import interpret
+from graphs.neuron_keys import TIE, NeuronKeys, Tie, sorting, ties_of
+from graphs.scalings.diagonal import DiagonalFactor
+from graphs.scalings.linear import LinearFactor
+from graphs.scalings.translations import TranslationFactor
 
-ROUNDS = 3
-TIE = 1e-9  # relative gap of keys below which two blocks cannot be told apart
+NEWTON_STEPS = 60
+PRECISION = 1e-14  # slope of the squared norm, relative to it, at which a point counts as the least
+NEARLY = 1e-9  # below it, a slope that no longer falls is rounding
+LONGEST_STEP = 2.0
+UNBOUNDED = 15.0  # log-scales beyond: a unit without weights on one side has no least norm
+SIGNATURES = 64  # random elements that identify which unit an activation turns with
 
-
-class NeuronKeys:
-    """Real numbers that tell labels apart and move along with them under every permutation of the group.
-
-    Round by round every label collects a generic function of the entries it names and of the keys of the other labels
-    that name them; labels of one neuron share what they collect.
-
-    Args:
-        group: whose labels.
-    """
-
-    def __init__(self, group: SymmetryGroup) -> None:
-        labelling, structure = group.labelling, group.structure
-        self.count = structure.count
-        self.names = list(group.program.tensors)
-        self.labels: dict[str, list[Tensor | None]] = {}
-        for name, value in group.program.tensors.items():
-            raw = labelling.raw[value]
-            assert raw is not None
-            self.labels[name] = [None if array is None else torch.from_numpy(array) for array in raw]
-        self.neuron = torch.from_numpy(labelling.neuron)
-        self.start = _uniform(structure.colour, 11)  # [labels]
-        self.role = _uniform(structure.colour, 12)
-
-    def __call__(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """`[*models, labels]` keys for tensors that may carry leading model axes."""
-        values = {name: _real(tensors[name].detach()) for name in self.names}
-        lead = next(iter(values.values())).ndim - len(self.labels[self.names[0]]) if self.names else 0
-        models = next(iter(values.values())).shape[:lead] if self.names else ()
-        keys = self.start.expand(*models, self.count)
-        for number in range(ROUNDS):
-            collected = torch.zeros(*models, self.count, dtype=torch.float64)
-            for position, name in enumerate(self.names):
-                self._collect(values[name], self.labels[name], keys, collected, position, number)
-            collected = collected * self.role
-            own = torch.zeros(*models, int(self.neuron.max()) + 1, dtype=torch.float64)
-            own.index_add_(-1, self.neuron, collected)
-            keys = self.start + torch.tanh(own)[..., self.neuron]
-        return keys
-
-    def _collect(
-        self, value: Tensor, labels: list[Tensor | None], keys: Tensor, collected: Tensor, position: int, number: int
-    ) -> None:
-        """Add the messages of one tensor's entries to the labels that name them."""
-        shape = value.shape[value.ndim - len(labels) :]
-        message = value * _constant(position, number, 0)
-        for axis, array in enumerate(labels):
-            if array is not None:
-                message = message + keys[..., array.reshape(-1)].unflatten(-1, array.shape) * _constant(
-                    position, number, axis + 1
-                )
-        message = torch.sin(message) * value
-        lead = value.ndim - len(shape)
-        for array in labels:
-            if array is None:
-                continue
-            gone = [lead + k for k in range(len(shape)) if array.shape[k] == 1 and shape[k] > 1]
-            summed = message.mean(gone, keepdim=True) if gone else message
-            collected.index_add_(-1, array.reshape(-1), summed.flatten(lead) if len(shape) else summed[..., None])
-
-
-def _uniform(colour: np.ndarray, salt: int) -> Tensor:
-    """A number in [0.5, 1.5] for every colour."""
-    mixed = (colour ^ np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)) * np.uint64(0xD6E8FEB86659FD93)
-    return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) / 2**53 + 0.5)
-
-
-def _constant(*numbers: int) -> float:
-    """A generic number in [0.5, 1.5] for a place in the computation."""
-    return 0.5 + float(np.random.default_rng(numbers).random())
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """A tensor as generic real numbers in double precision."""
-    if tensor.is_complex():
-        return (tensor.real + 0.7548776662466927 * tensor.imag).double()
-    return tensor.double()
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Tie:
-    """Blocks of one factor whose keys agree: any order of them is canonical.
+class CanonicalForm:
+    """The representative of an orbit.
 
     Args:
-        factor: name of the permutation factor.
-        model: position in the population, 0 for a single model.
-        copy: which of the factor's copies.
-        blocks: their places in the canonical order.
+        tensors: the canonical tensors, in double precision.
+        element: takes the given tensors to the canonical ones.
+        ties: what could not be told apart.
+        left: factors that were left as they are, with the reason.
     """
 
-    factor: str
-    model: int
-    copy: int
-    blocks: tuple[int, ...]
+    tensors: dict[str, Tensor] = field(repr=False)
+    element: GroupElement = field(repr=False)
+    ties: tuple[Tie, ...] = ()
+    left: tuple[str, ...] = ()
 
 
-def sorting(factor: PermutationFactor, keys: Tensor) -> tuple[Tensor, list[Tie]]:
-    """The element that sorts a factor's blocks by their keys, `[*models, copies, m]`, and what could not be sorted."""
-    nodes = torch.from_numpy(factor.structure.levels[factor.level].nodes)  # [copies, m, size]
-    of_block = keys[..., nodes.reshape(-1)].unflatten(-1, nodes.shape).sum(-1)
-    order = of_block.argsort(dim=-1, stable=True)
-    ranked = of_block.gather(-1, order)
-    spread = ranked.abs().amax(-1, keepdim=True)
-    close = (ranked.diff(dim=-1) <= TIE * spread).reshape(-1, *ranked.shape[-2:-1], ranked.shape[-1] - 1)
-    ties = []
-    for model, copy in sorted({(m, c) for m, c, _ in close.nonzero().tolist()}):
-        ties += [Tie(factor.name, model, copy, run) for run in _runs(close[model, copy].tolist())]
-    return order.argsort(dim=-1), ties
+def canonicalize(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
+    """The canonical form of one model.
+
+    Args:
+        group: its symmetry group.
+        tensors: parameters and state buffers by name, `[*shape]`; other names pass through.
+
+    Returns:
+        The same tensors for all points of an orbit, up to rounding and ties.
+    """
+    return _Canonical(group, tensors).run()
 
 
-def _runs(close: list[bool]) -> list[tuple[int, ...]]:
-    """Runs of places that are each close to the next."""
-    found: list[tuple[int, ...]] = []
-    run: tuple[int, ...] = (0,)
-    for place, near in enumerate(close, 1):
-        if near:
-            run = (*run, place)
-        else:
-            found.append(run)
-            run = (place,)
-    return [entry for entry in (*found, run) if len(entry) > 1]
+class _Canonical:
+    """One canonicalization: the current tensors and the word that led to them."""
+
+    def __init__(self, group: SymmetryGroup, tensors: Tensors) -> None:
+        self.group = group
+        self.tensors = {name: _wide(tensor.detach()) for name, tensor in tensors.items()}
+        self.word: list[tuple[Factor, Tensor]] = []
+        self.ties: list[Tie] = []
+        self.left: list[str] = []
+
+    def apply(self, factor: Factor, parameters: Tensor) -> None:
+        """Move on by one element."""
+        self.tensors.update(factor.apply(parameters, self.tensors))
+        self.word.append((factor, parameters))
+
+    def run(self) -> CanonicalForm:
+        """All steps in turn."""
+        self.balance()
+        turning = [f for f in self.group.factors if isinstance(f, DiagonalFactor) and f.question != "positive"]
+        if turning:
+            self.turn(turning)
+        linear = [factor for factor in self.group.factors if isinstance(factor, LinearFactor)]
+        self.rotate(linear)
+        keys = NeuronKeys(self.group)(self.tensors)
+        for factor in self.group.factors:
+            if isinstance(factor, PermutationFactor):
+                order, ties = sorting(factor, keys)
+                self.ties += ties
+                self.apply(factor, order)
+                keys = torch.empty_like(keys).scatter(-1, torch.from_numpy(factor.label_map(order)), keys)
+            elif not isinstance(factor, DiagonalFactor | LinearFactor | TranslationFactor):
+                self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
+        word = GroupElement(self.group, ())
+        for factor, parameters in self.word:
+            word = GroupElement(self.group, ((factor, parameters),)) @ word
+        return CanonicalForm(self.tensors, word, tuple(self.ties), tuple(self.left))
+
+    # --- least norm -------------------------------------------------------------------------------------------------
+
+    def balance(self) -> None:
+        """Newton's method along all non-compact factors together."""
+        factors = [f for f in self.group.factors if f.dimension and not _is_compact(f)]
+        if not factors:
+            return
+        shapes = [f.identity().shape for f in factors]
+        sizes = [shape.numel() for shape in shapes]
+        total = torch.zeros(sum(sizes), dtype=torch.float64)
+
+        def element(direction: Tensor) -> list[tuple[Factor, Tensor]]:
+            parts = zip(factors, direction.split(sizes), shapes, strict=True)
+            return [(factor, _exponential(factor, part.reshape(shape))) for factor, part, shape in parts]
+
+        def norm(direction: Tensor) -> Tensor:
+            changed = dict(self.tensors)
+            for factor, parameters in element(direction):
+                changed.update(factor.apply(parameters, changed))
+            return sum((changed[n].abs().square().sum() for n in self.group.program.tensors), direction.new_zeros(()))
+
+        before, steepness = float("inf"), 0.0
+        for _ in range(NEWTON_STEPS):
+            zero = torch.zeros_like(total).requires_grad_()
+            level = norm(zero)
+            (slope,) = torch.autograd.grad(level, zero, create_graph=True)
+            gradient = slope.detach()
+            steepness = float(gradient.abs().max()) / float(level.detach().clamp_min(1e-300))
+            if steepness <= PRECISION or (steepness < NEARLY and steepness > before / 2):
+                break
+            before = steepness
+            step = _solve(partial(_curvature, slope, zero), -gradient)
+            step = step * min(1.0, LONGEST_STEP / float(step.abs().max()))
+            while float(step.abs().max()) > 1e-3 and not norm(step) < level:
+                step = step / 2
+            total += step
+            for factor, parameters in element(step):
+                self.apply(factor, parameters.detach())
+        far = [part.abs().max() > UNBOUNDED for part in total.split(sizes)]
+        for factor, unbounded in zip(factors, far, strict=True):
+            if unbounded and not isinstance(factor, TranslationFactor):
+                self.left.append(f"{factor.name}: a unit without weights on one side has no least norm")
+        if steepness > NEARLY and not self.left:
+            self.left.append(f"the least norm was not reached (relative slope {steepness:.0e})")
+
+    # --- signs and phases -------------------------------------------------------------------------------------------
+
+    def turn(self, factors: list[DiagonalFactor]) -> None:
+        """Turn every unit so that the sum of what it computes on fixed inputs is positive."""
+        program = self.group.program
+        names = list(program.tensors)
+        inputs = _inputs(self.group)
+        plain = interpret(program, {name: self.tensors[name] for name in names}, inputs)
+        generator = torch.Generator().manual_seed(5)
+        runs, elements = [], []
+        for _ in range(SIGNATURES if any(f.question == "sign" for f in factors) else 4):
+            element = [(f, f.sample(generator)) for f in factors]
+            changed = dict(self.tensors)
+            for f, parameters in element:
+                changed.update(f.apply(parameters, changed))
+            runs.append(interpret(program, {name: changed[name] for name in names}, inputs))
+            elements.append(element)
+        for number, factor in enumerate(factors):
+            signatures = torch.stack([_turns(factor, element[number][1]) for element in elements])  # [run, k]
+            parameters, missing = self.angles(factor, signatures, plain, runs)
+            if missing:
+                self.left.append(f"{factor.name}: {missing} of {factor.count} turn no activation alone")
+            self.apply(factor, parameters)
+
+    def angles(
+        self, factor: DiagonalFactor, signatures: Tensor, plain: dict[int, Tensor], runs: list[dict[int, Tensor]]
+    ) -> tuple[Tensor, int]:
+        """The turn of every generator, from the first value that turns with it and with nothing else."""
+        parameters = factor.identity()
+        open_ = set(range(factor.count))
+        for op in self.group.program.ops:
+            for value in op.outputs:
+                if value is None or not open_ or value not in plain:
+                    continue
+                before = plain[value].flatten()
+                if not (before.is_floating_point() or before.is_complex()) or not len(before):
+                    continue
+                ratio = torch.stack([run[value].flatten() for run in runs]) / before  # [run, entry]
+                for k in sorted(open_):
+                    match = ((ratio - signatures[:, k : k + 1]).abs() < 1e-6).all(0)
+                    if match.any():
+                        amount = before[match].sum()
+                        if factor.question == "sign":
+                            parameters[k] = int(amount.real < 0)
+                        else:
+                            parameters[k] = -torch.angle(amount)
+                        open_.remove(k)
+        return parameters, len(open_)
+
+    # --- rotations --------------------------------------------------------------------------------------------------
+
+    def rotate(self, factors: list[LinearFactor]) -> None:
+        """Turn the axes of linear factors to the principal ones; those that lean on no later factor come first."""
+        waiting = list(factors)
+        while waiting:
+            ready = [f for f in waiting if self.fixed_sides(f, waiting)]
+            if not ready:
+                self.left += [f"{f.name}: no side of it is fixed" for f in waiting]
+                return
+            factor = ready[0]
+            waiting.remove(factor)
+            self.principal(factor, self.fixed_sides(factor, [*waiting, factor]))
+
+    def fixed_sides(self, factor: LinearFactor, waiting: list[LinearFactor]) -> list[int]:
+        """Sides of a factor on tensors that no other waiting factor mixes."""
+        others = {m.tensor for other in waiting if other is not factor for m in other.mixed}
+        return [k for k, m in enumerate(factor.mixed) if m.tensor not in others]
+
+    def principal(self, factor: LinearFactor, sides: list[int]) -> None:
+        """Rotate to the eigenvectors of the Gram matrix of all sides it acts on directly, signs by an odd statistic."""
+        gram = torch.zeros_like(factor.identity())
+        for m in factor.mixed:
+            part = _part(self.tensors[m.tensor], m.dim, m.positions)
+            gram += (
+                (-1 if m.inverse else 1)
+                * torch.einsum("ecrn,ecrm->cnm", part, part.conj()).real
+                * (0 if m.inverse else 1)
+            )
+        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = values.flip(-1), vectors.flip(-1)
+        spread = values[:, :1].clamp_min(1e-300)
+        self.ties += ties_of(factor.name, values.diff(dim=-1).abs() <= TIE * spread)
+        rotated = torch.zeros(factor.copies, factor.size, dtype=torch.float64)
+        for k in sides:
+            m = factor.mixed[k]
+            part = _part(self.tensors[m.tensor], m.dim, m.positions)
+            rotated = rotated + torch.einsum("ecrn,cnm->ecrm", part, vectors.to(part.dtype)).real.pow(3).sum((0, 2))
+        vectors = vectors * torch.where(rotated < 0, -1.0, 1.0)[:, None, :]
+        self.apply(factor, vectors.mT.contiguous())
+
+
+def _curvature(slope: Tensor, at: Tensor, direction: Tensor) -> Tensor:
+    """Hessian-vector product through a gradient that kept its graph."""
+    return torch.autograd.grad(slope, at, direction, retain_graph=True)[0]
+
+
+def _solve(operator: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Conjugate gradients for a symmetric, semi-definite operator whose range holds the right-hand side."""
+    solution, residual = torch.zeros_like(right), right.clone()
+    direction, square = residual.clone(), residual.dot(residual)
+    goal = 1e-24 * square
+    for _ in range(4 * len(right)):
+        image = operator(direction)
+        curvature = direction.dot(image)
+        if square <= goal or curvature <= 0:
+            break
+        solution = solution + (square / curvature) * direction
+        residual = residual - (square / curvature) * image
+        before, square = square, residual.dot(residual)
+        direction = residual + (square / before) * direction
+    return solution if bool(solution.any()) else right
+
+
+def _is_compact(factor: Factor) -> bool:
+    if isinstance(factor, DiagonalFactor):
+        return factor.question != "positive"
+    if isinstance(factor, LinearFactor):
+        return factor.orthogonal
+    return not isinstance(factor, TranslationFactor)
+
+
+def _exponential(factor: Factor, direction: Tensor) -> Tensor:
+    """The element in a direction; of linear factors only the symmetric part moves the norm."""
+    if isinstance(factor, LinearFactor):
+        return torch.linalg.matrix_exp((direction + direction.mT) / 2)
+    return direction
+
+
+def _turns(factor: DiagonalFactor, parameters: Tensor) -> Tensor:
+    """By what every generator multiplies, `[k]`."""
+    if factor.question == "sign":
+        return (1.0 - 2.0 * parameters).to(torch.complex128)
+    return torch.polar(torch.ones_like(parameters), parameters)
+
+
+def _part(tensor: Tensor, dim: int, positions: object) -> Tensor:
+    """The entries a linear factor mixes, `[rest, copies, repeats, n]`."""
+    index = torch.as_tensor(positions)
+    return tensor.movedim(dim, -1)[..., index].flatten(0, -4) if tensor.ndim > 1 else tensor[index][None]
+
+
+def _inputs(group: SymmetryGroup) -> list[Tensor]:
+    """Fixed generic inputs of the program; integer inputs are zero."""
+    generator = torch.Generator().manual_seed(7)
+    found = []
+    for value in group.program.inputs:
+        shape, dtype = group.program.values[value].shape, group.program.values[value].dtype
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        found.append(noise if dtype.is_floating_point else torch.zeros(shape, dtype=dtype))
+    return found
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
