@@ -128,16 +128,14 @@ class Structure:
             key = _mix(key ^ _hash(parts[..., column], 9 + column))
         return key
 
-    @cached_property
-    def _edge_keys(self) -> Array:
-        return np.unique(self.edges, axis=1)
-
     def keeps(self, sigma: Array) -> bool:
         """Whether a label permutation is an automorphism: it keeps every colour and every relation."""
-        if not (self.colour[sigma] == self.colour).all() or len(np.unique(sigma)) != self.count:
+        if not (self.colour[sigma] == self.colour).all() or (np.bincount(sigma, minlength=self.count) != 1).any():
             return False
-        moved = np.stack([sigma[self.edges[0]], sigma[self.edges[1]], self.edges[2]])
-        return bool(np.array_equal(np.unique(moved, axis=1), self._edge_keys))
+        moves = sigma != np.arange(self.count)
+        touched = self.edges[:, moves[self.edges[0]] | moves[self.edges[1]]]  # all others are sent to themselves
+        moved = np.stack([sigma[touched[0]], sigma[touched[1]], touched[2]])
+        return bool(np.array_equal(np.unique(moved, axis=1), np.unique(touched, axis=1)))
 
 
 def read(algebra: Algebra, seed: int = 0) -> Structure:
