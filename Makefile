@@ -17,10 +17,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(RUN)/python tests/browser.py
-	$(RUN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN)/pytest -m "not slow" -n auto --dist loadgroup
 
 slow: $(STAMP)
-	$(RUN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(RUN)/pytest -m slow -n auto --dist loadgroup
 
 app: $(STAMP)
 	$(RUN)/metazoo app --zoo demo/zoo
