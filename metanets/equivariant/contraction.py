@@ -204,7 +204,7 @@ class DiagramProduct(nn.Module):
         operands: list[object] = [value, [vertices, *kept, vertices + 1]]
         for edge in graph.edges:
             operands += [self.adjacency.to(value.dtype), list(edge)]
-        result: Tensor = torch.einsum(*operands, [vertices, *arriving, vertices + 1])  # type: ignore[arg-type]
+        result: Tensor = torch.einsum(*operands, [vertices, *arriving, vertices + 1])
         return result
 
     def _copy(self, ready: dict[Blocks, list[Tensor]], batch: int, channels: int, like: Tensor) -> Tensor:

@@ -248,6 +248,9 @@ def _merged(
 class Morphism:
     """A formal sum of diagrams with equal rows, in the category where a closed component is worth `loop`.
 
+    With heads the laws hold for the matrices: a product of two heads is multiplied out over R^n, where different sums of
+    diagrams can be one map. Without heads they hold for the sums themselves.
+
     `loop` is n for permutations and orthogonal groups and -n for the symplectic group: "Categorification of Group
     Equivariant Neural Networks". Supports `@` (composition), `*` (side by side), `+` and scalar multiples.
 

@@ -76,9 +76,9 @@ def morphism_matrix(morphism: Morphism, group: Group, lower: int, upper: int) ->
 
 def tensor_power(element: Matrix, order: int) -> Matrix:
     """g ⊗ … ⊗ g."""
-    power = np.ones((1, 1))
+    power: Matrix = np.ones((1, 1))
     for _ in range(order):
-        power = np.kron(power, element)
+        power = np.asarray(np.kron(power, element))
     return power
 
 
@@ -95,7 +95,8 @@ def invariants(group: Group, order: int) -> Matrix:
         `[n^m, dimension]`.
     """
     n = group.n
-    space, coordinates = np.eye(n**order), True
+    space: Matrix = np.eye(n**order)
+    coordinates = True
     conditions = [(a, True) for a in group.algebra()] + [(g, False) for g in group.generators()]
     for each, infinitesimal in conditions:
         tensor = space.reshape((n,) * order + (space.shape[1],))
@@ -111,7 +112,7 @@ def invariants(group: Group, order: int) -> Matrix:
         coordinates = False
         values, vectors = np.linalg.eigh(defect.T @ defect)
         space = space @ vectors[:, values < 1e-9 * max(1.0, float(np.abs(values).max(initial=0)))]
-    return space
+    return np.asarray(space)
 
 
 def spanning_set(group: Group, order_in: int, order_out: int) -> list[Any]:

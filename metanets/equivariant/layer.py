@@ -12,9 +12,21 @@ from metanets.equivariant.functor import basis, spanning_set, true_dimension
 from metanets.equivariant.groups import GraphAutomorphism, Group
 from modelzoo.errors import UserError
 
-# Up to this many entries n^(k+l) the dense matrix was faster than the diagrams (one CPU core, 4 channels, batch 16;
-# benchmarks/equivariant.py): fewer, larger operations.
-DENSE_ENTRIES = 2_000
+# Below this size of the dense matrix, n^(k+l) C D a diagram, a training step with it was faster than one with the diagrams
+# (one CPU core, batch 16, 1 to 16 channels, nine groups and orders): fewer, larger operations.
+DENSE_ENTRIES_PER_TERM = 20_000
+MOST_DENSE_ENTRIES = 4_000_000  # of all diagrams' matrices together: 32 MB
+
+
+def dense_wins(entries: int, terms: int, channels: int) -> bool:
+    """Whether the dense matrix is the faster way.
+
+    Args:
+        entries: n^(k+l).
+        terms: number of diagrams.
+        channels: C · D.
+    """
+    return entries * channels <= DENSE_ENTRIES_PER_TERM * terms and entries * terms <= MOST_DENSE_ENTRIES
 
 
 class EquivariantLinear(nn.Module):
@@ -31,7 +43,7 @@ class EquivariantLinear(nn.Module):
         channels_out: D.
         bias: whether to add invariant tensors.
         terms: "basis", independent diagrams; or "spanning", all of them (more weights than dimensions for small n).
-        dense: whether to multiply by the dense matrix; None: where it is faster (`DENSE_ENTRIES`).
+        dense: whether to multiply by the dense matrix; None: where it was measured to be faster (`dense_wins`).
 
     Shape:
         input `[B, n, …, n, C]` with k axes of length n, output `[B, n, …, n, D]` with l.
@@ -71,7 +83,9 @@ class EquivariantLinear(nn.Module):
             )
         self.spanning_count = len(spanning_set(group, order_in, order_out))
         self.true_dimension = true_dimension(group, order_in, order_out)
-        self.dense = group.n ** (order_in + order_out) <= DENSE_ENTRIES if dense is None else dense
+        if dense is None:
+            dense = dense_wins(group.n ** (order_in + order_out), len(self.terms), channels_in * channels_out)
+        self.dense = dense
         adjacency = group.adjacency if isinstance(group, GraphAutomorphism) else None
         rows = (group.n,) * order_in, (group.n,) * order_out
         self.product = DiagramProduct(self.terms, *rows, group.form, adjacency)

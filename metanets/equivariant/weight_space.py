@@ -7,7 +7,7 @@ matrix, the columns of the next, and a bias. A diagram of the product is one dia
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from math import prod, sqrt
 
 import torch
@@ -107,7 +107,7 @@ def _joint_diagrams(source: TensorSpace, a: Sequence[Axis], b: Sequence[Axis], i
         points = upper + lower
         found = (basis if independent else spanning_set)(group, len(lower), len(upper))
         per_factor.append([[tuple(points[p] for p in block) for block in d.blocks] for d in found])
-    return [Diagram(len(a), len(b), tuple(sum(choice, []))) for choice in product(*per_factor)]
+    return [Diagram(len(a), len(b), tuple(chain.from_iterable(choice))) for choice in product(*per_factor)]
 
 
 class WeightSpaceLinear(nn.Module):
@@ -149,7 +149,7 @@ class WeightSpaceLinear(nn.Module):
                 key = f"{len(self._pairs)}"
                 self._pairs.append((a, b, key))
                 sizes = [[source.factors[str(axis)].n for axis in axes] for axes in (axes_in, axes_out)]
-                self.products[key] = DiagramProduct(terms, *sizes)
+                self.products[key] = DiagramProduct(terms, sizes[0], sizes[1])
                 rows = 1 if a is None else source.multiplicity(a) * channels_in
                 scale = sqrt(len(terms) * max(rows, 1) * len(source.tensors))
                 weight = torch.randn(len(terms), rows, target.multiplicity(b) * channels_out)

@@ -1,0 +1,115 @@
+"""Orbit-distance symmetrization: group elements found, their equivariance and gradients, and a Lorentz-invariant regression."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metanets.equivariant import InvariantMixing, MatrixGroup, OrbitSymmetrized, act_on_vectors, pseudo_orthogonal
+from metanets.equivariant.orbit_symmetrize import nearest
+
+GROUPS = {
+    "SO(2)": pseudo_orthogonal(2, special=True),
+    "O(3)": pseudo_orthogonal(3),
+    "SO+(1,3)": pseudo_orthogonal(1, 3, special=True),
+    "O(1,3)": pseudo_orthogonal(1, 3),
+}
+
+
+def elements(group: MatrixGroup, count: int, size: float = 0.7) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack([group.element(generator, size) for _ in range(count)])
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_nearest_element_is_in_the_group_and_moves_along(name: str) -> None:
+    torch.manual_seed(0)
+    group = GROUPS[name]
+    features = InvariantMixing(5, group).double()
+    x, g = torch.randn(30, 5, group.n, dtype=torch.float64), elements(group, 30)
+    u, distance = nearest(features(x), group)
+    moved, same = nearest(features(act_on_vectors(g, x)), group)
+    torch.testing.assert_close(u.mT @ group.form @ u, group.form.expand_as(u), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(moved @ g, u, rtol=1e-6, atol=1e-6)  # u(g x) = u(x) g⁻¹
+    torch.testing.assert_close(distance, same, rtol=1e-8, atol=1e-8)
+    stretched = act_on_vectors(
+        torch.diag(torch.tensor([2.0] + [1.0] * (group.n - 1), dtype=torch.float64)).expand_as(g), x
+    )
+    assert (nearest(features(stretched), group)[1] - distance).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["O(3)", "O(1,3)"])
+def test_a_group_element_is_nearest_to_itself(name: str) -> None:
+    g = elements(GROUPS[name], 8, 1.0)
+    u, distance = nearest(g, GROUPS[name])
+    torch.testing.assert_close(u, torch.linalg.inv(g), rtol=1e-8, atol=1e-8)
+    assert distance.max() < 1e-8
+
+
+def test_for_rotations_it_is_the_polar_factor() -> None:
+    z = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(z)
+    torch.testing.assert_close(nearest(z, GROUPS["O(3)"])[0], (left @ right).mT, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["SO(2)", "SO+(1,3)"])
+def test_the_gradient_of_the_minimum_is_exact(name: str) -> None:
+    group = GROUPS[name]
+    z = torch.eye(group.n, dtype=torch.float64) + 0.3 * torch.randn(
+        2, group.n, group.n, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(lambda z: nearest(z, group)[0], (z.requires_grad_(),), eps=1e-6, atol=1e-5)
+
+
+def test_any_network_becomes_equivariant_also_with_noise_and_an_outsider_breaks_it() -> None:
+    torch.manual_seed(0)
+    group = GROUPS["SO+(1,3)"]
+    backbone = nn.Sequential(
+        nn.Flatten(), nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 20), nn.Unflatten(1, (5, 4))
+    ).double()
+    features = InvariantMixing(5, group, noise=2).double()
+    wrapped = OrbitSymmetrized(backbone, features, group, act_on_vectors, act_on_vectors, samples=2)
+    x, g = torch.randn(10, 5, 4, dtype=torch.float64), elements(group, 10)
+
+    def call(x: Tensor) -> Tensor:
+        torch.manual_seed(5)  # the same noise
+        return wrapped(x)
+
+    torch.testing.assert_close(call(act_on_vectors(g, x)), act_on_vectors(g, call(x)), rtol=1e-6, atol=1e-6)
+    assert (backbone(act_on_vectors(g, x)) - act_on_vectors(g, backbone(x))).abs().max() > 1e-2
+    stretch = torch.diag(torch.tensor([1.0, 2.0, 1.0, 1.0], dtype=torch.float64)).expand_as(g)
+    assert (call(act_on_vectors(stretch, x)) - act_on_vectors(stretch, call(x))).abs().max() > 1e-2
+    call(x).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in features.parameters())
+
+
+def test_the_invariant_mass_is_learned_up_to_boosts() -> None:
+    torch.manual_seed(0)
+    group = GROUPS["SO+(1,3)"]
+    momenta, masses = torch.randn(1600, 2, 3, dtype=torch.float64), torch.rand(1600, 2, dtype=torch.float64) + 0.5
+    pair = torch.cat([(momenta.square().sum(2) + masses.square()).sqrt()[..., None], momenta], 2)
+    total = pair.sum(1)
+    y = (total @ group.form * total).sum(1).log()
+    # two momenta do not span R^4: spectators, which do not matter for the answer, complete the frame
+    x = torch.cat([pair, torch.randn(1600, 2, 4, dtype=torch.float64)], 1)
+    boosted = act_on_vectors(elements(group, 1600, 0.6), x)
+    features = InvariantMixing(4, group).double()
+    with torch.no_grad():
+        canonical, moved = (act_on_vectors(nearest(features(v), group)[0], v) for v in (x, boosted))
+    errors = {}
+    for kind, (inputs, other) in {"plain": (x, boosted), "symmetrized": (canonical, moved)}.items():
+        torch.manual_seed(1)
+        network = nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+        )
+        network.double()
+        optimizer = torch.optim.AdamW(network.parameters(), 5e-3, weight_decay=1e-2)
+        for _ in range(400):
+            optimizer.zero_grad()
+            (network(inputs[:1300])[:, 0] - y[:1300]).square().mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            errors[kind] = [(network(v[1300:])[:, 0] - y[1300:]).square().mean().item() for v in (inputs, other)]
+    print(errors, 1 - errors["symmetrized"][0] / y[1300:].var().item())
+    assert errors["symmetrized"][0] <= 0.1 * y[1300:].var()  # R² of 0.9
+    assert errors["symmetrized"][1] <= 1.2 * errors["symmetrized"][0]
+    assert errors["plain"][1] >= 3 * errors["plain"][0]

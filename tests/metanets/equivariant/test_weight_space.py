@@ -1,0 +1,102 @@
+"""Products of groups: weight spaces of MLPs."""
+
+import numpy as np
+import pytest
+import torch
+
+from metanets.equivariant import Alternating, Orthogonal, TensorSpace, WeightSpaceLinear, mlp_space
+from modelzoo.errors import UserError
+
+GOLDEN = {(1, 4, 1): 25, (2, 4, 1): 41, (2, 5, 5, 2): 114, (2, 3, 3, 2): 114, (1, 4, 4, 4, 1): 93, (2, 3, 3, 1): 75}
+
+
+def elements(space: TensorSpace, seed: int) -> dict[str, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    return {name: torch.tensor(group.element(random)) for name, group in space.factors.items()}
+
+
+def inputs(space: TensorSpace, channels: int, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        n: torch.randn(2, *space.shape(n), channels, generator=generator, dtype=torch.float64) for n in space.tensors
+    }
+
+
+@pytest.mark.parametrize("widths", GOLDEN, ids=str)
+def test_golden_dimensions_of_weight_spaces(widths: tuple[int, ...]) -> None:
+    space = mlp_space(widths)
+    assert WeightSpaceLinear(space, space, 1, 1).true_dimension == GOLDEN[widths]
+
+
+def test_the_dimension_is_that_of_the_brute_force_commutant() -> None:
+    for widths, equivariant, invariant in [((1, 4, 1), 25, 4), ((2, 3, 3, 1), 75, 7)]:
+        space = mlp_space(widths)
+        size = sum(int(np.prod(space.shape(n))) for n in space.tensors)
+        units = torch.eye(size, dtype=torch.float64)
+        splits = [int(np.prod(space.shape(n))) for n in space.tensors]
+        basis = {
+            n: part.view(size, *space.shape(n), 1)
+            for n, part in zip(space.tensors, units.split(splits, 1), strict=True)
+        }
+        conditions, fixed = [], []
+        still = {name: torch.eye(group.n, dtype=torch.float64) for name, group in space.factors.items()}
+        for name, group in space.factors.items():
+            for generator in group.generators():
+                moved = space.transform(basis, still | {name: torch.tensor(generator)})
+                g = torch.cat([moved[n].flatten(1) for n in space.tensors], 1).numpy()
+                conditions.append(np.kron(g, g) - np.eye(size**2))
+                fixed.append(g - np.eye(size))
+        assert size**2 - np.linalg.matrix_rank(sum(c.T @ c for c in conditions), tol=1e-8) == equivariant
+        assert size - np.linalg.matrix_rank(np.vstack(fixed), tol=1e-8) == invariant
+        assert WeightSpaceLinear(space, space.invariants(), 1, 1).true_dimension == invariant
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mixed"])
+def test_layers_commute_with_the_product_and_not_with_an_outsider(kind: str) -> None:
+    torch.manual_seed(0)
+    if kind == "mlp":
+        space = mlp_space([2, 3, 4, 2])
+    else:
+        space = TensorSpace(
+            {"a": ("o", 2, "s"), "b": ("o", "o")}, {"o": Orthogonal(3), "s": mlp_space([1, 4, 1]).factors["hidden1"]}
+        )
+    layer = WeightSpaceLinear(space, space, 2, 3).double()
+    for weight in layer.weights.values():
+        torch.nn.init.normal_(weight)
+    values = inputs(space, 2, 0)
+    group = elements(space, 1)
+    after, before = space.transform(layer(values), group), layer(space.transform(values, group))
+    for name in space.tensors:
+        torch.testing.assert_close(before[name], after[name], rtol=1e-10, atol=1e-10)
+    outside = dict(group)
+    outside[next(iter(space.factors))] = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+    after, before = space.transform(layer(values), outside), layer(space.transform(values, outside))
+    assert max((before[n] - after[n]).abs().max() for n in space.tensors) > 1e-2
+
+
+def test_the_layer_is_as_large_as_its_dimension() -> None:
+    space = mlp_space([2, 3, 3, 1])
+    layer = WeightSpaceLinear(space, space, 1, 1, bias=False).double()
+    values = inputs(space, 1, 0)
+    total = sum(weight.numel() for weight in layer.weights.values())
+    assert total == layer.true_dimension == 75
+    names = [name for name, _ in layer.named_parameters()]
+
+    def outputs(*weights: torch.Tensor) -> torch.Tensor:
+        after = torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (probe,))
+        return torch.cat([value.flatten(1) for value in after.values()], 1).flatten()
+
+    probe = {n: torch.cat([inputs(space, 1, seed)[n] for seed in range(13)]) for n in values}  # 26 ≥ 25 inputs
+    jacobian = torch.func.jacrev(outputs, argnums=tuple(range(len(names))))(*(p.detach() for p in layer.parameters()))
+    assert (
+        torch.linalg.matrix_rank(torch.cat([part.flatten(1) for part in jacobian], 1)) == 75
+    )  # no weight is redundant
+
+
+def test_wrong_spaces_are_user_errors() -> None:
+    with pytest.raises(UserError, match="names no factor"):
+        TensorSpace({"a": ("h",)}, {})
+    with pytest.raises(UserError, match="Symmetric and Orthogonal"):
+        TensorSpace({"a": ("h",)}, {"h": Alternating(3)})
+    with pytest.raises(UserError, match="same factors"):
+        WeightSpaceLinear(mlp_space([1, 3, 1]), mlp_space([1, 4, 1]), 1, 1)
