@@ -22,13 +22,12 @@ Term = Diagram | BilabelledGraph
 
 
 class _Wiring(NamedTuple):
-    """How one term gets from the contracted input to the output before it is copied."""
+    """How one term gets from the input to the output before it is copied."""
 
-    weight: int  # position of the term
+    lower: Blocks  # how the input's indices agree
     kept: tuple[int, ...]  # lower blocks that survive the contraction
-    produced: tuple[int, ...]  # upper blocks that are not broadcast
-    order: tuple[int, ...]  # axes of the produced blocks, in the order of the upper row, among those that come in
-    term: Term
+    order: tuple[int, ...]  # axes of the produced upper blocks, in the order of the upper row, among those that arrive
+    link: Term | None  # the head or the edges in between
 
 
 class DiagramProduct(nn.Module):
@@ -45,6 +44,8 @@ class DiagramProduct(nn.Module):
         x `[B, *sizes_in, C]`, weight `[terms, C, D]`, result `[B, *sizes_out, D]`.
     """
 
+    order: Tensor
+
     def __init__(
         self,
         terms: Sequence[Term],
@@ -56,7 +57,8 @@ class DiagramProduct(nn.Module):
         super().__init__()
         self.sizes_in, self.sizes_out = tuple(sizes_in), tuple(sizes_out)
         self._indices: dict[tuple[str, Blocks], tuple[str, tuple[int, ...]]] = {}
-        self._plan: dict[Blocks, dict[tuple[int, ...], dict[Blocks, list[_Wiring]]]] = {}
+        # by upper blocks, then by those of them that are produced (the others are broadcast)
+        self._plan: dict[Blocks, dict[tuple[int, ...], list[_Wiring]]] = {}
         if form is not None:
             signs = torch.tensor([(-1.0) ** _diagram(term).crossings() for term in terms])
             self.register_buffer("signs", signs[:, None, None], persistent=False)
@@ -65,13 +67,22 @@ class DiagramProduct(nn.Module):
         if adjacency is not None:
             self.register_buffer("adjacency", torch.tensor(adjacency), persistent=False)
         self._heads: dict[Diagram, str] = {}
+        positions: dict[tuple[Blocks, tuple[int, ...]], list[int]] = {}
         for position, term in enumerate(terms):
-            lower, upper, wiring = self._wire(position, term)
-            self._diagonal("in", lower, self.sizes_in, form)
+            upper, produced, wiring = self._wire(term)
+            self._diagonal("in", wiring.lower, self.sizes_in, form)
             self._diagonal("out", upper, self.sizes_out, None if form is None else form.T)
-            self._plan.setdefault(lower, {}).setdefault(wiring.kept, {}).setdefault(upper, []).append(wiring)
+            self._plan.setdefault(upper, {}).setdefault(produced, []).append(wiring)
+            positions.setdefault((upper, produced), []).append(position)
+        order = [
+            position
+            for upper, each in self._plan.items()
+            for produced in each
+            for position in positions[upper, produced]
+        ]
+        self.register_buffer("order", torch.tensor(order, dtype=torch.long), persistent=False)
 
-    def _wire(self, position: int, term: Term) -> tuple[Blocks, Blocks, _Wiring]:
+    def _wire(self, term: Term) -> tuple[Blocks, tuple[int, ...], _Wiring]:
         diagram = _diagram(term)
         held = _touched(term)
         lower = [i for i, block in enumerate(diagram.blocks) if block[-1] >= diagram.upper]
@@ -84,14 +95,13 @@ class DiagramProduct(nn.Module):
         if isinstance(term, Diagram) and term.head:
             self._register_head(term)
         return (
-            tuple(sorted(rows)),
             tuple(tuple(p for p in diagram.blocks[i] if p < diagram.upper) for i in upper),
+            tuple(upper.index(i) for i in produced),
             _Wiring(
-                position,
+                tuple(sorted(rows)),
                 tuple(lower.index(i) for i in kept),
-                tuple(upper.index(i) for i in produced),
                 tuple(arriving.index(i) for i in produced),
-                term,
+                term if held else None,
             ),
         )
 
@@ -138,39 +148,48 @@ class DiagramProduct(nn.Module):
         self._heads[diagram] = name
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        batch, channels_out = x.shape[0], weight.shape[2]
+        batch = x.shape[0]
         weight = weight if self.signs is None else weight * self.signs.to(weight.dtype)
-        flat = x.reshape(batch, -1, x.shape[-1])
-        ready: dict[Blocks, list[Tensor]] = {}  # by upper blocks
-        for lower, by_kept in self._plan.items():
-            name, lengths = self._indices["in", lower]
-            core = flat.index_select(1, getattr(self, name)) if name else flat
-            if name and hasattr(self, name + "_sign"):
-                core = core * getattr(self, name + "_sign").to(x.dtype)
-            cores = {tuple(range(len(lengths))): core.view(batch, *lengths, -1)}
-            for kept, by_upper in by_kept.items():
-                contracted = _contract(cores, kept)
-                wirings = [wiring for each in by_upper.values() for wiring in each]
-                mixed = torch.einsum(
-                    "b...c,tcd->tb...d", contracted, weight[[wiring.weight for wiring in wirings]]
-                )  # [t, B, *kept, D]
-                results = iter(mixed)
-                for upper, each in by_upper.items():
-                    ready.setdefault(upper, []).extend(self._carry(wiring, next(results), upper) for wiring in each)
-        return self._copy(ready, batch, channels_out, x)
+        weight = weight.index_select(0, self.order)
+        cores: dict[Blocks, dict[tuple[int, ...], Tensor]] = {}
+        carried: dict[_Wiring, Tensor] = {}
+        total: Tensor | None = None
+        start = 0
+        for upper, by_produced in self._plan.items():
+            parts = []
+            for produced, wirings in by_produced.items():
+                for wiring in wirings:
+                    if wiring not in carried:
+                        carried[wiring] = self._carry(wiring, self._core(wiring, x, cores))
+                stacked = torch.cat([carried[wiring] for wiring in wirings], -1)
+                mixed = stacked @ weight[start : start + len(wirings)].flatten(0, 1)  # all terms of one shape at once
+                start += len(wirings)
+                parts.append(mixed[(slice(None), *(slice(None) if b in produced else None for b in range(len(upper))))])
+            total = self._copied(parts, upper, total, x)
+        if total is None:
+            total = x.new_zeros(batch, prod(self.sizes_out), weight.shape[2])
+        return total.view(batch, *self.sizes_out, weight.shape[2])
 
-    def _carry(self, wiring: _Wiring, value: Tensor, upper: Blocks) -> Tensor:
-        """Strings through: `[B, *kept, D]` to `[B, *upper blocks, D]`, with length 1 where it is to be broadcast."""
-        term = wiring.term
-        if isinstance(term, BilabelledGraph):
-            value = self._count(term, value) if term.edges else value
-        elif term.head:
-            value = self._alternate(term, value)
-        value = value.permute(0, *(1 + axis for axis in wiring.order), value.ndim - 1)
-        for axis in range(len(upper)):
-            if axis not in wiring.produced:
-                value = value.unsqueeze(1 + axis)
-        return value
+    def _core(self, wiring: _Wiring, x: Tensor, cores: dict[Blocks, dict[tuple[int, ...], Tensor]]) -> Tensor:
+        """The input where its indices agree in every lower block, summed over blocks that are not kept: `[B, *kept, C]`."""
+        if wiring.lower not in cores:
+            name, lengths = self._indices["in", wiring.lower]
+            core = x
+            if name:
+                core = x.reshape(x.shape[0], -1, x.shape[-1]).index_select(1, getattr(self, name))
+                if hasattr(self, name + "_sign"):
+                    core = core * getattr(self, name + "_sign").to(x.dtype)
+                core = core.view(x.shape[0], *lengths, -1)
+            cores[wiring.lower] = {tuple(range(len(lengths))): core}
+        return _contract(cores[wiring.lower], wiring.kept)
+
+    def _carry(self, wiring: _Wiring, value: Tensor) -> Tensor:
+        """Strings through: `[B, *kept, C]` to `[B, *produced, C]`."""
+        if isinstance(wiring.link, BilabelledGraph):
+            value = self._count(wiring.link, value)
+        elif wiring.link is not None:
+            value = self._alternate(wiring.link, value)
+        return value.permute(0, *(1 + axis for axis in wiring.order), value.ndim - 1)
 
     def _alternate(self, diagram: Diagram, value: Tensor) -> Tensor:
         """Contract held lower blocks with the Levi-Civita symbol, which opens the held upper blocks."""
@@ -207,28 +226,21 @@ class DiagramProduct(nn.Module):
         result: Tensor = torch.einsum(*operands, [vertices, *arriving, vertices + 1])
         return result
 
-    def _copy(self, ready: dict[Blocks, list[Tensor]], batch: int, channels: int, like: Tensor) -> Tensor:
-        """Add up what is copied in the same way, then put it where the indices agree inside every upper block."""
-        size = prod(self.sizes_out)
-        total: Tensor | None = None
-        for upper in sorted(ready, key=len, reverse=True):
-            name, lengths = self._indices["out", upper]
-            parts = sorted(ready[upper], key=Tensor.numel)
-            value = parts[0]
-            for part in parts[1:]:
-                value = value + part
-            value = value.expand(batch, *lengths, channels).reshape(batch, -1, channels)
-            if not name:
-                total = value if total is None else total + value
-                continue
-            if hasattr(self, name + "_sign"):
-                value = value * getattr(self, name + "_sign").to(value.dtype)
-            if total is None:
-                total = like.new_zeros(batch, size, channels)
-            total = total.index_add(1, getattr(self, name), value)
+    def _copied(self, parts: Sequence[Tensor], upper: Blocks, total: Tensor | None, x: Tensor) -> Tensor:
+        """Add to the total `[B, Π sizes_out, D]` what belongs where the indices agree inside every upper block."""
+        name, lengths = self._indices["out", upper]
+        value, *rest = sorted(parts, key=Tensor.numel)
+        for part in rest:
+            value = value + part
+        batch, channels = x.shape[0], value.shape[-1]
+        value = value.expand(batch, *lengths, channels).reshape(batch, -1, channels)
+        if not name:
+            return value if total is None else total + value
+        if hasattr(self, name + "_sign"):
+            value = value * getattr(self, name + "_sign").to(value.dtype)
         if total is None:
-            total = like.new_zeros(batch, size, channels)
-        return total.view(batch, *self.sizes_out, channels)
+            total = x.new_zeros(batch, prod(self.sizes_out), channels)
+        return total.index_add(1, getattr(self, name), value)
 
 
 def _diagram(term: Term) -> Diagram:

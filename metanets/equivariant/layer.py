@@ -13,8 +13,8 @@ from metanets.equivariant.groups import GraphAutomorphism, Group
 from modelzoo.errors import UserError
 
 # Below this size of the dense matrix, n^(k+l) C D a diagram, a training step with it was faster than one with the diagrams
-# (one CPU core, batch 16, 1 to 16 channels, nine groups and orders): fewer, larger operations.
-DENSE_ENTRIES_PER_TERM = 20_000
+# (one CPU core, batch 16, 4 and 16 channels, nine groups and orders): fewer, larger operations.
+DENSE_ENTRIES_PER_TERM = 6_000
 MOST_DENSE_ENTRIES = 4_000_000  # of all diagrams' matrices together: 32 MB
 
 
