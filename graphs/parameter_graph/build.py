@@ -49,7 +49,7 @@ class _Builder:
         self.parallel()
         for edges, coordinates in zip(self.edges, self.coordinates, strict=True):
             edges["position"] = _positions(coordinates, len(edges["source"]))
-        self.related(np.concatenate([self.neurons.parts, *self.parts[1:]], axis=1))
+        self.related(np.concatenate(self.parts, axis=1))
         columns = [*self.edges, *self.extra]
         joined = (
             {key: np.concatenate([edges[key] for edges in columns]) for key in columns[0]} if columns else _edges(0)
@@ -96,7 +96,7 @@ class _Builder:
             self.next += 1
             target = np.full((1,) * len(shape), self.next - 1)
             self.node_depths.append((np.array([self.next - 1]), depth))
-        self.node_depths.append((np.unique(own), depth))
+        self.node_depths.append((own if plan.hyper else own[:1], depth))
         edges = _edges(record.entries)
         edges["source"], edges["target"] = chosen, _filled(target, shape)
         edges["kind"][:], edges["op"][:] = EDGE_KIND[kind], EDGE_OP[use.family]

@@ -238,3 +238,15 @@ def test_program_and_group_give_the_same_graph() -> None:
     state = state_of(MODULE)
     first, second = again.data(state), STRUCTURE.data(state)
     assert all(torch.equal(first[key], second[key]) for key in first.keys() if isinstance(first[key], Tensor))  # noqa: SIM118
+
+
+def test_smallest_modules() -> None:
+    one = nn.Linear(1, 1)
+    data = graphs.parameter_graph(one, (torch.randn(1, 1),))
+    kinds = sorted(NODE_KINDS[kind] for kind in data.node_kind.tolist())
+    assert kinds == ["constant", "input", "output"]
+    assert data.edge_value.tolist() == [one.weight.item(), one.bias.item()]
+    empty = graphs.parameter_graph(nn.ReLU(), (torch.randn(2, 3),))
+    assert (empty.num_nodes, empty.num_edges) == (0, 0)
+    assert graphs.scatter_parameters(empty) == {}
+    assert graphs.layer_graph(graphs.trace(nn.ReLU(), (torch.randn(2, 3),))).number_of_nodes() == 0
