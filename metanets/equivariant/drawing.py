@@ -24,12 +24,14 @@ def svg(diagram: Diagram, title: str = "", edges: Sequence[tuple[int, int]] = ()
     spare = max((v - len(diagram.blocks) + 1 for edge in edges for v in edge), default=0)
     right = bool(diagram.head) or spare > 0
     width, height = 2 * MARGIN + (widest - 1) * STEP + 70 * right, BOTTOM + (50 if title else 28)
+    left = max(0, 8 * len(title) - width) // 2  # so that the title fits
+    width += 2 * left
 
     def place(point: int) -> tuple[float, float]:
         row, index, count = (
             (TOP, point, diagram.upper) if point < diagram.upper else (BOTTOM, point - diagram.upper, diagram.lower)
         )
-        return MARGIN + STEP * (index + (widest - count) / 2), row
+        return left + MARGIN + STEP * (index + (widest - count) / 2), row
 
     parts: list[str] = []
     centres: list[tuple[float, float]] = []
@@ -42,7 +44,7 @@ def svg(diagram: Diagram, title: str = "", edges: Sequence[tuple[int, int]] = ()
             target = centre if len(spots) > 2 else spots[1]
             parts.append(_string((x, y), target, centre, colour))
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>' for x, y in spots]
-    head = (width - MARGIN - 10.0, (TOP + BOTTOM) / 2)
+    head = (width - left - MARGIN - 10.0, (TOP + BOTTOM) / 2)
     for tentacle in diagram.head:
         x, y = centres[tentacle] if tentacle != LOOSE else (head[0] + 14, head[1] + 34)
         parts.append(
@@ -74,7 +76,7 @@ def _centre(spots: Sequence[tuple[float, float]], diagram: Diagram, block: Seque
     x, y = (sum(values) / len(spots) for values in zip(*spots, strict=True))
     if len(spots) == 1:
         return spots[0]
-    reach = min(45.0, 14 + 0.25 * (spots[-1][0] - spots[0][0]))
+    reach = min(45.0, 18 + 0.3 * (spots[-1][0] - spots[0][0]))
     if block[-1] < diagram.upper:
         y += reach
     elif block[0] >= diagram.upper:
@@ -84,6 +86,6 @@ def _centre(spots: Sequence[tuple[float, float]], diagram: Diagram, block: Seque
 
 def _string(a: tuple[float, float], b: tuple[float, float], centre: tuple[float, float], colour: str) -> str:
     (x, y), (u, v) = a, b
-    bend = 2 * centre[1] - y if y == v else (y + v) / 2
+    bend = y + (centre[1] - y) * 4 / 3 if y == v else (y + v) / 2  # the middle of a cubic is at 3/4 of its bend
     path = f"M{x:.1f},{y:.1f} C{x:.1f},{bend:.1f} {u:.1f},{bend:.1f} {u:.1f},{v:.1f}"
     return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.4"/>'

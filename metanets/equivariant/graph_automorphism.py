@@ -7,6 +7,7 @@ maps (R^n)^{⊗k} → (R^n)^{⊗l} that commute with Aut(G).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, permutations
 
 import numpy as np
@@ -99,7 +100,8 @@ def orbit_representatives(group: GraphAutomorphism, order: int) -> NDArray[np.in
     return tuples[np.unique(first)] if order else np.zeros((1, 0), dtype=np.int64)
 
 
-def bilabelled_graphs(group: GraphAutomorphism, lower: int, upper: int) -> list[BilabelledGraph]:
+@lru_cache(maxsize=64)
+def bilabelled_graphs(group: GraphAutomorphism, lower: int, upper: int) -> tuple[BilabelledGraph, ...]:
     """Bilabelled graphs, smallest first, until their matrices span: those that say something new.
 
     Graphs are taken by number of unlabelled vertices, then of edges; one whose matrix lies in the span of those before is
@@ -126,7 +128,7 @@ def bilabelled_graphs(group: GraphAutomorphism, lower: int, upper: int) -> list[
             found.append(graph)
             directions = np.vstack([directions, rest / np.linalg.norm(rest)])
         if len(found) == len(representatives):
-            return found
+            return tuple(found)
     raise AssertionError(f"{len(found)} of {len(representatives)} dimensions found")  # contradicts the theorem
 
 
