@@ -15,7 +15,8 @@ from metanets.equivariant.canonicalization import Action
 
 NEWTON_STEPS = 60
 # Starts this far along the two softest directions: of 1000 random features of the whole Lorentz group, moved by random
-# elements, 2 led to another minimum than before; with one direction 7, with eight random starts in place of these 10.
+# elements, 2 led to another minimum than before; with one direction 7, with ten random starts for
+# each component instead 10.
 SOFT_STEP = 3.0
 
 
