@@ -9,6 +9,7 @@ metanets: gathering and summing rows then moves long contiguous runs. Edges are 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,17 @@ class Block:
     Args:
         targets: `[b, t]` nodes.
         sources: `[b, s]` nodes.
-        start: row of its first pair; its pairs are the rows `start … start + b·t·s`, as `[b, t, s]`.
         level: rank of the targets' depth.
     """
 
     targets: Tensor
     sources: Tensor
-    start: int
     level: int
 
-    def view(self, states: Tensor) -> Tensor:
-        """The block's part of pair states `[P, …]` as `[b, t, s, …]`."""
-        b, t, s = *self.targets.shape, self.sources.shape[1]
-        return states[self.start : self.start + b * t * s].unflatten(0, (b, t, s))
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Pieces, targets of each, sources of each."""
+        return (*self.targets.shape, self.sources.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,7 @@ class Topology:
             targets_, sources_ = (np.array([piece[side] for piece in found]) for side in (0, 1))
             keys = targets_[:, :, None] * self.nodes + sources_[:, None, :]
             order[np.searchsorted(pairs, keys.ravel())] = np.arange(row, row + keys.size)
-            blocks.append(Block(torch.from_numpy(targets_), torch.from_numpy(sources_), row, level))
+            blocks.append(Block(torch.from_numpy(targets_), torch.from_numpy(sources_), level))
             row += len(found) * t * s
         edge_pair = order[np.searchsorted(pairs, target * self.nodes + source)]
         return tuple(blocks), torch.from_numpy(edge_pair)
@@ -132,6 +131,12 @@ class Topology:
     def blocks(self) -> tuple[Block, ...]:
         """Complete bipartite blocks that cover every pair of joined nodes once, by rising depth."""
         return self._layout[0]
+
+    def split(self, states: Tensor) -> list[Tensor]:
+        """Pair states `[P, …]` block by block, each `[b, t, s, …]`."""
+        shapes = [block.shape for block in self.blocks]
+        parts = states.split([prod(shape) for shape in shapes])  # one split: its backward pass is one concatenation
+        return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     @property
     def edge_pair(self) -> Tensor:
@@ -159,7 +164,7 @@ class Topology:
         """`[N]`, `[N]`: pairs that leave a node, pairs that enter it; at least one."""
         leave, enter = torch.zeros(2, self.nodes, dtype=torch.int64)
         for block in self.blocks:
-            (b, t), s = block.targets.shape, block.sources.shape[1]
+            b, t, s = block.shape
             enter.index_add_(0, block.targets.flatten(), torch.full((b * t,), s))
             leave.index_add_(0, block.sources.flatten(), torch.full((b * s,), t))
         return leave.clamp_min(1), enter.clamp_min(1)

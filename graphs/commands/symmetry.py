@@ -24,6 +24,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         tiny: Annotated[bool, typer.Option("--tiny", help="Take the family's smallest member.")] = False,
         verify: Annotated[bool, typer.Option(help="Check the group numerically in double precision.")] = True,
+        complete: Annotated[
+            bool, typer.Option("--complete", help="Count the continuous symmetries the group does not explain.")
+        ] = False,
         strict: Annotated[bool, typer.Option("--strict", help="Fail on an operator that has no rule.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     ) -> None:
@@ -33,6 +36,8 @@ def register(app: typer.Typer) -> None:
 
         found = subject(what, model, input or (), tiny)
         group = graphs.symmetry(found.module, found.inputs, verify=verify, strict=strict)
+        # a trained model is measured where it is, a fresh one at a generic point near by
+        report = graphs.completeness(group, found.module, found.inputs, generic=model is None) if complete else None
         if json:
             verdict = None if group.verdict is None else {**vars(group.verdict), "sentence": group.verdict.sentence}
             print_json({
@@ -40,6 +45,8 @@ def register(app: typer.Typer) -> None:
                 "factors": group.table(), "dimension": group.dimension, "log order": group.log_order,
                 "unknown ops": [{"operator": op, "module": path} for op, path in group.unknown_ops],
                 "notes": list(group.notes), "verdict": verdict,
+                "completeness": None if report is None else {
+                    **vars(report.functional), "dimension": report.dimension, "hidden": report.hidden},
             })  # fmt: skip
             return
         console.print(group)
@@ -52,3 +59,5 @@ def register(app: typer.Typer) -> None:
         console.print(
             "not verified" if group.verdict is None else f"verified: {group.verdict.sentence}", highlight=False
         )
+        if report is not None:
+            console.print(f"complete: {report.sentence}" if report.hidden == 0 else report.sentence, highlight=False)

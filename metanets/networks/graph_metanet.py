@@ -10,6 +10,7 @@ they are summed into one state per pair of nodes, by a map that depends on the t
 the right activation they are the network's own forward pass at inputs that the metanet learns.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from math import log1p, pi
 from typing import Any
@@ -30,7 +31,9 @@ SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature re
 OCTAVES = 10  # positions up to 2^10 are told apart
 PLACES = 64  # positions of inputs with a learned value of their own
 WAVES = 2 * OCTAVES + 1
-INPUT, HIDDEN, OUTPUT, CONSTANT = (NODE_KINDS.index(kind) for kind in ("input", "hidden", "output", "constant"))
+HIDDEN, CONSTANT = NODE_KINDS.index("hidden"), NODE_KINDS.index("constant")
+INPUTS = torch.tensor([kind in ("input", "input_output") for kind in NODE_KINDS])
+OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
 
 class GraphMetanetConfig(MetanetConfig):
@@ -104,23 +107,18 @@ class Signals(nn.Module):
         start = self.inputs[topology.node_position.remainder(PLACES)] + self.beyond(
             waves(topology.node_position).to(dtype)
         )
-        start = start * (topology.node_kind == INPUT)[:, None] + (topology.node_kind == CONSTANT)[:, None]
+        start = start * INPUTS[topology.node_kind][:, None] + (topology.node_kind == CONSTANT)[:, None]
         u = start.view(-1, 1, self.GROUPS, self.width).expand(-1, models, -1, -1)
-        hidden = topology.node_kind == HIDDEN
+        parts = list(zip(topology.blocks, topology.split(weights), strict=True))
         for _ in range(2 if topology.recurrent else 1):
-            before, nodes = -1, topology.edge_code.new_empty(0)
-            total = torch.zeros(0)
-            for block in (*topology.blocks, None):
-                if block is None or block.level != before:
-                    if before >= 0:
-                        new = torch.where(hidden[nodes][:, None, None, None], self.activate(total[nodes]), total[nodes])
-                        u = u.index_copy(0, nodes, new)
-                    if block is None:
-                        break
-                    before, nodes, total = block.level, block.targets.new_empty(0), torch.zeros_like(u)
-                sums = torch.einsum("btsmq,bsmqc->btmqc", block.view(weights), u[block.sources])
-                nodes = torch.cat([nodes, block.targets.flatten()])
-                total = total.index_add(0, block.targets.flatten(), sums.flatten(0, 1))
+            for _, level in itertools.groupby(parts, key=lambda part: part[0].level):
+                nodes, sums = [], []
+                for block, part in level:  # every node is a target of one block only
+                    nodes.append(block.targets.flatten())
+                    sums.append(torch.einsum("btsmq,bsmqc->btmqc", part, u[block.sources]).flatten(0, 1))
+                where, total = torch.cat(nodes), torch.cat(sums)
+                hidden = (topology.node_kind[where] == HIDDEN)[:, None, None, None]
+                u = u.index_copy(0, where, torch.where(hidden, self.activate(total), total))
         return u.flatten(2)
 
 
@@ -169,19 +167,20 @@ class Layer(nn.Module):
     def receive(self, topology: Topology, h: Tensor, e: Tensor) -> list[Tensor]:
         """Sums of messages, of their squares and of edge states, along the edges and against them, each `[N, M, D]`."""
         gates, (forward, backward) = self.edge(e), self.node(h).chunk(2, -1)
-        enter = [torch.zeros_like(h) for _ in range(3)]
-        leave = [torch.zeros_like(h) for _ in range(3)]
-        for block in topology.blocks:
-            along, against = block.view(gates).chunk(2, -1)  # [b, t, s, M, D]
-            states = block.view(e)
+        split = [topology.split(part) for part in (*gates.chunk(2, -1), e)]
+        sums: list[list[Tensor]] = [[] for _ in range(6)]
+        for block, along, against, states in zip(topology.blocks, *split, strict=True):  # [b, t, s, M, D]
             along = along * forward[block.sources][:, None]
             against = against * backward[block.targets][:, :, None]
-            for sums, messages, axis, nodes in ((enter, along, 2, block.targets), (leave, against, 1, block.sources)):
-                parts = (messages.sum(axis), messages.square().sum(axis), states.sum(axis))
-                for i, part in enumerate(parts):
-                    sums[i] = sums[i].index_add(0, nodes.flatten(), part.flatten(0, 1))
+            for offset, axis, messages in ((0, 2, along), (3, 1, against)):
+                for i, summand in enumerate((messages, messages.square(), states)):
+                    sums[offset + i].append(summand.sum(axis).flatten(0, 1))
+        targets = torch.cat([block.targets.flatten() for block in topology.blocks])
+        sources = torch.cat([block.sources.flatten() for block in topology.blocks])
+        ends = (targets,) * 3 + (sources,) * 3
+        totals = [torch.zeros_like(h).index_add(0, to, torch.cat(part)) for to, part in zip(ends, sums, strict=True)]
         received = []
-        for (a, s, mean_edge), degree in ((enter, topology.degrees[1]), (leave, topology.degrees[0])):
+        for (a, s, mean_edge), degree in ((totals[:3], topology.degrees[1]), (totals[3:], topology.degrees[0])):
             share = degree.to(h.dtype).reciprocal()[:, None, None]
             received += [soft(a * share.sqrt()), soft((s * share + 1e-12).sqrt()), mean_edge * share]
         return received
@@ -246,7 +245,8 @@ class GraphMetanet(MetanetModule):
         g = e.new_zeros(e.shape[1:])
         for layer in self.layers:
             h, e, g = layer(topology, h, e, g)
-        at_outputs = u[topology.node_kind == OUTPUT]
+        at_outputs = u[OUTPUTS[topology.node_kind]]
+        at_outputs = at_outputs if len(at_outputs) else u  # outputs that are no neurons of their own: pooled nodes
         answers = torch.cat([at_outputs.mean(0), root_mean_square(at_outputs, 0)], -1)
         pooled = [pool(topology, h), torch.cat([g, e.mean(0)], -1), answers]
         if self.config.probes:

@@ -1,6 +1,6 @@
 """Populations of a zoo as training data of a metanet: in memory, one block an architecture, splits as in the zoo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 import graphs
 from graphs import GraphStructure, SymmetryGroup
@@ -82,6 +82,28 @@ class PopulationBlock:
         return Models(self.topology, values, function)
 
 
+class Shuffle(Sampler[int]):
+    """An order of the models that depends on seed and epoch alone, so that a resumed training sees what it would have seen.
+
+    Args:
+        count: of models.
+        seed: of the training.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist())
+
+
 def check_column(table: pd.DataFrame, column: str) -> None:
     """Raise `UserError` where a table has no such column."""
     if column not in table.columns:
@@ -114,7 +136,7 @@ class WeightData(lightning.LightningDataModule):
         if len(set(populations)) != len(populations):
             raise UserError("a population is named twice; name each once.", 2)
         self.snapshot, self.target, self.batch_size, self.augment = zoo.snapshot_id, target, batch_size, augment
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator()
         self.diverged, tables = 0, []
         for name in populations:
             table = zoo[name].table
@@ -185,11 +207,11 @@ class WeightData(lightning.LightningDataModule):
         ]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training models; a last batch of one model is dropped."""
+        """Training models, shuffled anew every epoch; a last batch of one model is dropped."""
         rows: Any = self.rows("train")
         drop = len(rows) % self.batch_size == 1
         return DataLoader(
-            rows, self.batch_size, shuffle=True, drop_last=drop, generator=self.generator,
+            rows, self.batch_size, sampler=Shuffle(len(rows), self.seed), drop_last=drop,
             collate_fn=lambda batch: self.collate(batch, self.augment),
         )  # fmt: skip
 

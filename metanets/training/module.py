@@ -71,6 +71,11 @@ class WeightTraining(lightning.LightningModule):
             return F.cross_entropy(outputs, targets)
         return F.mse_loss(outputs[:, 0], targets) / self.predictor.scale.square()
 
+    def on_train_epoch_start(self) -> None:
+        seed = int(np.random.SeedSequence((self.config.seed, self.current_epoch)).generate_state(1)[0])
+        torch.manual_seed(seed)  # dropout, and below augmentation: as if training had not been interrupted
+        self.trainer.datamodule.generator.manual_seed(seed)  # type: ignore[attr-defined]
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # zoos are in this machine's memory, and so is the metanet
 
