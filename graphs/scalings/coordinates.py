@@ -101,9 +101,13 @@ class Coordinates:
                 lift[home.start + offset, segment.start + offset] = 1
         return canonical(self.segments, csr_array(lift.tocsr() @ csc_array(other.raw)[:, columns]))
 
-    def where(self, tensor: str, dim: int) -> Segment | None:
-        """The segment of one dimension of a tensor."""
-        return next((s for s in self.segments if s.tensor == tensor and s.dims == (dim,)), None)
+    def places(self, tensor: str, dim: int) -> NDArray[np.int64] | None:
+        """The coordinates of every index of one dimension, `[index, repeats]`; None for a name that is tied to another."""
+        for segment in self.segments:
+            if segment.tensor == tensor and dim in segment.dims:
+                numbers = np.arange(segment.start, segment.stop).reshape(segment.shape)
+                return np.moveaxis(numbers, dim, 0).reshape(segment.shape[dim], -1)
+        return None
 
 
 def canonical(segments: Sequence[Segment], matrix: csr_array) -> csc_array:

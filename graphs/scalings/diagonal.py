@@ -302,14 +302,15 @@ def _diagonals(space: Coordinates, linear: Sequence[LinearFactor], question: Dia
         if factor.orthogonal and question != "sign":
             continue
         for m in factor.mixed:
-            segment = space.where(m.tensor, m.dim)
-            if segment is None:
-                continue  # a tied name: the first one has the coordinates
+            places = space.places(m.tensor, m.dim)
+            if places is None:
+                continue
             copies, _, n = m.positions.shape
-            rows.append(segment.start + m.positions.ravel())
-            number = np.broadcast_to(np.arange(copies * n).reshape(copies, 1, n), m.positions.shape)
+            own = places[m.positions]  # [copies, repeats, n, coordinates]
+            number = np.broadcast_to(np.arange(copies * n).reshape(copies, 1, n, 1), own.shape)
+            rows.append(own.ravel())
             columns.append(width + number.ravel())
-            values.append(np.full(m.positions.size, -1.0 if m.inverse and question == "positive" else 1.0))
+            values.append(np.full(own.size, -1.0 if m.inverse and question == "positive" else 1.0))
         width += factor.copies * factor.size
     if not width:
         return csc_array((height, 0))

@@ -281,10 +281,10 @@ class Shifts:
         self, changes: Mapping[str, Tensor], sinks: list[Sink], allowed: Callable[[str], bool]
     ) -> list[Sink] | None:
         """Take back what is still shifted, by the first bias with which it works out."""
-        refused: set[str] = set()
+        refused: set[tuple[int, str]] = set()
         while True:
             try:
-                found = self._pass(changes, lambda tensor: tensor not in refused and allowed(tensor))
+                found = self._pass(changes, lambda value, tensor: (value, tensor) not in refused and allowed(tensor))
             except Blocked:
                 return None
             if found is None:
@@ -297,7 +297,7 @@ class Shifts:
             result = self._extend({**changes, sink.tensor: change}, [*sinks, sink], allowed)
             if result is not None:
                 return result
-            refused.add(sink.tensor)
+            refused.add((sink.value, sink.tensor))
 
     def path(self, changed: set[str], sink: Sink) -> tuple[Op, ...]:
         """The operators between changed tensors and a sink, in order."""
@@ -313,7 +313,7 @@ class Shifts:
                 found.append(op)
         return tuple(found)
 
-    def _pass(self, changes: Mapping[str, Tensor], allowed: Callable[[str], bool]) -> tuple[Sink, Tensor] | None:
+    def _pass(self, changes: Mapping[str, Tensor], allowed: Callable[[int, str], bool]) -> tuple[Sink, Tensor] | None:
         """Carry changes through the program up to the first value whose shift a bias can take back."""
         moved: tuple[dict[int, Tensor], ...] = ({}, {})
         for name, change in changes.items():
@@ -371,7 +371,7 @@ class Shifts:
         value: int,
         moved: tuple[dict[int, Tensor], ...],
         changes: Mapping[str, Tensor],
-        allowed: Callable[[str], bool],
+        allowed: Callable[[int, str], bool],
     ) -> tuple[Sink, Tensor] | None:
         """A bias that takes back the whole shift of a value."""
         shifts = [now[value] - run[value] for run, now in zip(self.runs, moved, strict=True)]
@@ -384,7 +384,7 @@ class Shifts:
                     0, inverse, torch.arange(len(flat)), "amin"
                 )
                 amount = shift[places]
-                if not allowed(leaf.tensor) or float((amount[inverse] - shift).abs().max()) > TOLERANCE * size:
+                if not allowed(value, leaf.tensor) or float((amount[inverse] - shift).abs().max()) > TOLERANCE * size:
                     continue
                 used = amount != 0
                 entries, places = entries[used], places[used]

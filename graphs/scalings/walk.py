@@ -14,10 +14,12 @@ says with equations how the terms of its inputs and outputs hang together. The s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from graphs.fibres import joint_dimensions
 from graphs.program import Op, Program, Reference
 from graphs.scalings.system import Ids, LinearSystem
 
@@ -65,6 +67,7 @@ class ScaleWalk:
     additive: dict[str, Terms] = field(default_factory=dict)
     offsets: dict[str, float] = field(default_factory=dict)
     free_signs: Mapping[int, bool] = field(default_factory=dict)
+    joint: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.system = LinearSystem(2 if self.kind == "sign" else 0)
@@ -79,6 +82,7 @@ class ScaleWalk:
         import graphs.scalings.rules  # noqa: F401  (registers the rules)
 
         grouped = _grouped_weights(self.program)
+        self.joint = joint_dimensions(self.program)
         used = self.program.users()
         for name, value in self.program.tensors.items():
             self.scales[value] = self.parameters[name] = self.unknowns(value, grouped.get(value, 1))
@@ -100,20 +104,25 @@ class ScaleWalk:
         return self
 
     def unknowns(self, value: int, groups: int = 1) -> Terms:
-        """Fresh terms of a tensor: one unknown an index of each dimension."""
+        """Fresh terms of a tensor: one unknown an index of each dimension, of each tuple where dimensions are joint."""
         shape = self.program.values[value].shape
         if self.kind == "phase" and not self.program.values[value].dtype.is_complex:
             return []
-        if not shape:
-            return [self.system.fresh(())]
+        wide = [d for d, size in enumerate(shape) if size > 1]
+        if self.mixes:
+            subsets: list[tuple[int, ...]] = [(d,) for d in wide]
+        else:
+            joint = self.joint.get(value, ()) if groups == 1 else ()
+            singles = [d for d in range(len(shape)) if d not in wide][:1]
+            subsets = [(d,) for d in sorted({*wide, *singles})] or [()]
+            subsets += [subset for count in range(2, len(joint) + 1) for subset in combinations(joint, count)]
         terms = []
-        singles = [d for d, size in enumerate(shape) if size == 1]
-        for d, size in enumerate(shape):
-            if d == 1 and groups > 1:  # the input channels of every group have their own scales
-                own = np.repeat(self.system.fresh((groups, size)), shape[0] // groups, axis=0)
-                terms.append(own.reshape(shape[0], size, *[1] * (len(shape) - 2)))
-            elif size > 1 or singles[:1] == [d]:
-                terms.append(self.system.fresh(tuple(size if i == d else 1 for i in range(len(shape)))))
+        for subset in subsets:
+            if subset == (1,) and groups > 1:  # the input channels of every group have their own scales
+                own = np.repeat(self.system.fresh((groups, shape[1])), shape[0] // groups, axis=0)
+                terms.append(own.reshape(*shape[:2], *[1] * (len(shape) - 2)))
+            else:
+                terms.append(self.system.fresh(tuple(size if d in subset else 1 for d, size in enumerate(shape))))
         return terms
 
     # --- access -------------------------------------------------------------------------------------------------
