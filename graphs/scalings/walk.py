@@ -115,6 +115,8 @@ class ScaleWalk:
             joint = self.joint.get(value, ()) if groups == 1 else ()
             singles = [d for d in range(len(shape)) if d not in wide][:1]
             subsets = [(d,) for d in sorted({*wide, *singles})] or [()]
+            if groups > 1 and shape[1] == 1:  # a group of one input channel: its scale is that of the row
+                subsets.remove((1,))
             subsets += [subset for count in range(2, len(joint) + 1) for subset in combinations(joint, count)]
         terms = []
         for subset in subsets:
