@@ -206,12 +206,17 @@ class ScaleWalk:
         return [term for term in terms if not any(term.shape[axis] > 1 for axis in axes)]
 
     def _contract_mixed(self, own: list[Ids], axes: Sequence[int]) -> None:
-        if len(own) != 2:
-            self.forbid(own)
-            return
-        self.system.equation((1, own[0]), (1 if self.kind == "linear" else -1, own[1]))
+        """Terms that see the same part of a merged dimension pair up; a term without exactly one partner is fixed."""
+        partners: dict[bytes, list[Ids]] = {}
         for term in own:
-            self.contracted.append((term, tuple(axis for axis in axes if term.shape[axis] > 1)))
+            partners.setdefault(_partition(term, axes), []).append(term)
+        for pair in partners.values():
+            if len(pair) != 2 or pair[0].shape != pair[1].shape:
+                self.forbid(pair)
+                continue
+            self.system.equation((1, pair[0]), (1 if self.kind == "linear" else -1, pair[1]))
+            for term in pair:
+                self.contracted.append((term, tuple(axis for axis in axes if term.shape[axis] > 1)))
 
     def separate(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
         """Indices at different places of these dimensions meet different numbers: they must not be mixed."""
@@ -226,6 +231,14 @@ class ScaleWalk:
         """Terms of an operand that is broadcast to a shape."""
         extra = len(shape) - len(self.shape(argument))
         return [term.reshape((1,) * extra + term.shape) for term in self.terms(argument)]
+
+
+def _partition(term: Ids, axes: Sequence[int]) -> bytes:
+    """Which indices of the summed dimensions a term does not tell apart, as a key."""
+    kept = np.moveaxis(term, axes, range(term.ndim - len(axes), term.ndim))
+    rows = kept.reshape(-1, int(np.prod([term.shape[axis] for axis in axes]))).T  # [index, rest]
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first[inverse.ravel()].tobytes()
 
 
 def _maximal(shapes: Sequence[tuple[int, ...]]) -> list[tuple[bool, ...]]:
