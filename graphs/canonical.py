@@ -5,9 +5,10 @@ The steps, each equivariant under the steps after it:
 1. *non-compact factors* (scales, linear mixing, translations): the point of least norm on the orbit ("balanced" weights).
    The squared norm is convex along them, so the point is unique where it exists, up to rotations inside linear factors
    ("The length of vectors in representation spaces", Kempf and Ness, 1979);
-2. *signs and phases*: every unit is turned so that what it computes on fixed inputs has a positive sum;
-3. *rotations* inside linear factors: to the principal axes, largest first;
-4. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
+2. *periods*: biases of sines go into half a period around zero;
+3. *signs and phases*: every unit is turned so that what it computes on fixed inputs has a positive sum;
+4. *rotations* inside linear factors: to the principal axes, largest first;
+5. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
 
 What rounding cannot decide is reported as a tie, and factors without a rule are named in `left`.
 """
@@ -26,6 +27,7 @@ from graphs.interpreter import interpret
 from graphs.neuron_keys import TIE, NeuronKeys, Tie, sorting, ties_of
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
+from graphs.scalings.periods import PeriodFactor
 from graphs.scalings.translations import TranslationFactor
 
 NEWTON_STEPS = 60
@@ -86,6 +88,9 @@ class _Canonical:
     def run(self) -> CanonicalForm:
         """All steps in turn."""
         self.balance()
+        for factor in self.group.factors:
+            if isinstance(factor, PeriodFactor):
+                self.apply(factor, factor.nearest(self.tensors[factor.leaf.tensor]))
         turning = [f for f in self.group.factors if isinstance(f, DiagonalFactor) and f.question != "positive"]
         if turning:
             self.turn(turning)

@@ -93,7 +93,10 @@ def slice_(walk: Walk, op: Op) -> Labels:
     axis = op.argument(1, "dim", 0) % len(labels)
     size = walk.shape(op.arguments[0])[axis]
     chosen = range(size)[slice(op.argument(2, "start"), op.argument(3, "end"), op.argument(4, "step", 1))]
-    return take(labels, axis, chosen)
+    part = take(labels, axis, chosen)
+    if len(chosen) < size:
+        walk.algebra.mark(part[axis])
+    return part
 
 
 @rule("aten.select")

@@ -44,6 +44,7 @@ INVARIANT = frozenset(
 ATTENTION = frozenset(
     ("aten._scaled_dot_product_flash_attention_for_cpu", "aten.scaled_dot_product_attention")
 )  # softmax(q kᵀ) v: affine in v, and invariant to a common shift of all keys
+PERIODIC = frozenset(("aten.sin", "aten.cos"))  # they swallow whole periods
 BIAS = {"aten.addmm": 0, "aten.baddbmm": 0, "aten.convolution": 2, "aten.native_layer_norm": 3, "aten.native_group_norm": 2,
         "aten._native_batch_norm_legit_no_training": 2}  # fmt: skip
 PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv": (0, 1), "aten.dot": (0, 1),
@@ -107,6 +108,8 @@ def _carries(name: str, shifted: list[int], alive: bool) -> bool:
         return not alive or not {0, 1} & set(shifted)
     if name in INVARIANT:
         return not alive or 0 not in shifted
+    if name in PERIODIC:
+        return not alive
     if name in PRODUCTS and (len(set(PRODUCTS[name]) & set(shifted)) > 1):
         return False
     if (name == "aten.div" and 1 in shifted) or ("batch_norm" in name and 4 in shifted):

@@ -26,7 +26,11 @@ class TranslationFactor(Factor):
         gain: a tensor by which the shift is divided along the first of these dimensions.
         sinks: the biases that take the shift back, in the order in which they are met.
         shifts: the program and one run of it: what depends on the inputs is taken from there, the result does not.
+
+    `step` is the shift of one unit of the parameters.
     """
+
+    step: float = 1.0
 
     def __init__(
         self, name: str, leaf: Leaf, common: tuple[int, ...], gain: str | None, sinks: list[Sink], shifts: Shifts
@@ -35,7 +39,7 @@ class TranslationFactor(Factor):
         self.sinks, self.shifts = tuple(sinks), shifts
         shape = leaf.positions.shape
         self.shape = tuple(1 if d in common else size for d, size in enumerate(shape))
-        self.dimension = int(torch.Size(self.shape).numel())
+        self.count = self.dimension = int(torch.Size(self.shape).numel())
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
         self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
         self._plan(everything=False)
@@ -84,10 +88,10 @@ class TranslationFactor(Factor):
         return all(torch.allclose(found[name], full[name], rtol=1e-7, atol=1e-9) for name in full)
 
     def identity(self) -> Tensor:
-        return torch.zeros(self.dimension, dtype=torch.float64)
+        return torch.zeros(self.count, dtype=torch.float64)
 
     def sample(self, generator: torch.Generator, scale: float = 1.0, models: int | None = None) -> Tensor:
-        shape = (self.dimension,) if models is None else (models, self.dimension)
+        shape = (self.count,) if models is None else (models, self.count)
         return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
     def apply(self, parameters: Tensor, tensors: Tensors) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ class TranslationFactor(Factor):
                 name: tensor.expand(*lead, *tensor.shape[tensor.ndim - rank[name] :]).flatten(0, len(lead) - 1)
                 for name, tensor in used.items()
             }
-            one = parameters.expand(*lead, self.dimension).flatten(0, len(lead) - 1)
+            one = parameters.expand(*lead, self.count).flatten(0, len(lead) - 1)
             changes = torch.vmap(self._changes)(one, flat)
             changes = {name: change.unflatten(0, lead) for name, change in changes.items()}
         return {
@@ -127,7 +131,7 @@ class TranslationFactor(Factor):
     def _shift(self, parameters: Tensor, tensors: Tensors) -> Tensor:
         """What is added to the leaf, `[..., *shape of the leaf]`."""
         lead, shape = parameters.shape[:-1], self.leaf.positions.shape
-        shift = parameters.reshape(*lead, *self.shape)
+        shift = parameters.reshape(*lead, *self.shape) * self.step
         if self.gain is not None:
             gain = widen(tensors[self.gain])
             wide = [1] * len(shape)
@@ -188,7 +192,7 @@ class TranslationFactor(Factor):
             found = found * reference[self.gain].reshape(wide)
         for d in self.common:
             found = found.narrow(len(lead) + d, 0, 1)
-        found = found.flatten(len(lead))
+        found = found.flatten(len(lead)) / self.step
         again = _placed(self._shift(found, reference), self.leaf.positions, like)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
@@ -282,12 +286,15 @@ def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     return [Leaf(leaf.tensor, leaf.value, entries[kinds == kind]) for kind in kinds.unique().tolist()]
 
 
-def _name(leaf: Leaf, common: tuple[int, ...], gain: str | None, shifts: Shifts) -> str:
-    """The tensor, the range of a part of it, and whether the shift is a common one."""
-    entries = leaf.positions.flatten()
-    whole = len(entries) == shifts.tensors[leaf.tensor].numel()
-    width = max(1, shifts.tensors[leaf.tensor].numel() // max(1, shifts.tensors[leaf.tensor].shape[0] if shifts.tensors[leaf.tensor].ndim else 1))  # fmt: skip
+def part_name(leaf: Leaf, shifts: Shifts) -> str:
+    """The tensor, and the range of a part of it."""
+    like, entries = shifts.tensors[leaf.tensor], leaf.positions.flatten()
+    width = max(1, like.numel() // max(1, like.shape[0] if like.ndim else 1))
     first, last = int(entries.min()) // width, int(entries.max()) // width
-    part = "" if whole else f"[{first}:{last + 1}]"
+    return leaf.tensor if len(entries) == like.numel() else f"{leaf.tensor}[{first}:{last + 1}]"
+
+
+def _name(leaf: Leaf, common: tuple[int, ...], gain: str | None, shifts: Shifts) -> str:
+    """Which part of which tensor is shifted, and whether by a common amount."""
     kind = f"shift along 1/{gain} of" if gain else "common shift" if common else "shift"
-    return f"{kind} {leaf.tensor}{part}"
+    return f"{kind} {part_name(leaf, shifts)}"

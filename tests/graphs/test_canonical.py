@@ -32,9 +32,17 @@ class Diagonal(nn.Module):
         return (state @ self.leave.mT).real
 
 
+class Sine(nn.Module):
+    """sin(30 x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(30 * x)
+
+
 ARCHITECTURES = {
     "relu": (lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)), (4, 3)),
     "tanh": (lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2)), (4, 3)),
+    "siren": (lambda: nn.Sequential(nn.Linear(2, 6), Sine(), nn.Linear(6, 5), Sine(), nn.Linear(5, 1)), (4, 2)),
     "low rank": (lambda: nn.Sequential(nn.Linear(5, 2, bias=False), nn.Linear(2, 4)), (4, 5)),
     "convolution": (
         lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4, 3)), (2, 1, 4, 4)),
