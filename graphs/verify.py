@@ -119,8 +119,8 @@ def difference(
 ) -> tuple[float, float]:
     """Largest relative difference of the outputs, and the largest relative change of a tensor."""
     moved = element.apply(tensors)
-    before = outputs(functional_call(module, tensors, tuple(inputs)))
-    after = outputs(functional_call(module, moved, tuple(inputs)))
+    before = outputs(functional_call(module, tensors, tuple(inputs), tie_weights=False))
+    after = outputs(functional_call(module, moved, tuple(inputs), tie_weights=False))
     error = max((relative(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
     change = max((relative(tensors[name], moved[name]) for name in tensors), default=0.0)
     return error, change

@@ -206,7 +206,7 @@ class Walker:
 
     def _outputs(self, tensors: dict[str, Tensor]) -> list[Tensor]:
         with double_precision(self.module) as double:
-            return outputs(functional_call(double, tensors, self.inputs))
+            return outputs(functional_call(double, tensors, self.inputs, tie_weights=False))
 
     def error(self, changed: dict[str, Tensor]) -> float:
         """Relative change of the function when some tensors change."""
