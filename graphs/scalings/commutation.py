@@ -8,6 +8,7 @@ branches (SwiGLU) they differ, and nothing is swapped.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,10 +129,10 @@ def swaps(context: Context) -> list[Factor]:
     for op in context.program.ops:
         if op.name != "aten.mul" or len(op.inputs) != 2 or op.inputs[0] == op.inputs[1]:
             continue
-        matched = _match(context.program, users, name_of, *op.inputs)
-        if not matched:
+        branches = Branches(context.program, name_of)
+        if not branches.alike(*op.inputs) or not branches.closed(users, op.index):
             continue
-        pairs, count = _units(context, op, matched)
+        pairs, count = _units(context, op, list(branches.pairs))
         if count:
             factor = SwapFactor("", pairs, count, tied, shapes)
             factor.name = f"swap {factor.slots[0]}"
@@ -139,33 +140,54 @@ def swaps(context: Context) -> list[Factor]:
     return factors
 
 
-def _match(
-    program: Program, users: Sequence[Sequence[int]], name_of: dict[int, str], left: int, right: int
-) -> list[tuple[str, str]] | None:
-    """Pairs of parameters by which two values differ, None if they are not computed alike."""
-    if left == right:
-        return []
-    a, b = program.values[left], program.values[right]
-    if a.shape != b.shape or a.dtype != b.dtype or len(users[left]) != 1 or len(users[right]) != 1:
-        return None
-    if left in name_of and right in name_of:
-        return [(name_of[left], name_of[right])]
-    if a.producer is None or b.producer is None:
-        return None
-    first, second = program.ops[a.producer], program.ops[b.producer]
-    if first.target != second.target or first.outputs.index(left) != second.outputs.index(right):
-        return None
-    pairs: list[tuple[str, str]] = []
-    arguments = [(*op.arguments, *(value for _, value in sorted(op.keywords.items()))) for op in (first, second)]
-    for x, y in zip(*arguments, strict=True):
+class Branches:
+    """Two values compared op by op, down to the parameters by which they differ.
+
+    Args:
+        program: the traced module.
+        name_of: name of every parameter by value.
+    """
+
+    def __init__(self, program: Program, name_of: dict[int, str]) -> None:
+        self.program, self.name_of = program, name_of
+        self.pairs: dict[tuple[str, str], None] = {}
+        self.values: tuple[set[int], set[int]] = (set(), set())
+        self.ops: tuple[set[int], set[int]] = (set(), set())
+
+    def alike(self, left: int, right: int) -> bool:
+        """Whether both values are computed by the same operators from the same values and from paired parameters."""
+        if left == right:
+            return True
+        a, b = self.program.values[left], self.program.values[right]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        for side, value in zip(self.values, (left, right), strict=True):
+            side.add(value)
+        if left in self.name_of and right in self.name_of:
+            self.pairs[self.name_of[left], self.name_of[right]] = None
+            return True
+        if a.producer is None or b.producer is None:
+            return False
+        first, second = self.program.ops[a.producer], self.program.ops[b.producer]
+        for side, op in zip(self.ops, (first, second), strict=True):
+            side.add(op.index)
+        same = first.target == second.target and first.outputs.index(left) == second.outputs.index(right)
+        arguments = [(*op.arguments, *(value for _, value in sorted(op.keywords.items()))) for op in (first, second)]
+        return same and len(arguments[0]) == len(arguments[1]) and all(map(self._same, *arguments))
+
+    def _same(self, x: Any, y: Any) -> bool:
         if isinstance(x, Reference) and isinstance(y, Reference):
-            found = _match(program, users, name_of, x.value, y.value)
-            if found is None:
-                return None
-            pairs += found
-        elif x != y:
-            return None
-    return pairs
+            return self.alike(x.value, y.value)
+        return bool(x == y)
+
+    def closed(self, users: Sequence[Sequence[int]], product: int) -> bool:
+        """Whether nothing but the product reads what the branches compute, nor each other's values."""
+        apart = not self.values[0] & self.values[1]
+        return apart and all(
+            set(users[value]) <= ops | {product}
+            for values, ops in zip(self.values, self.ops, strict=True)
+            for value in values
+        )
 
 
 def _units(context: Context, op: Op, matched: Sequence[tuple[str, str]]) -> tuple[list[Pair], int]:
