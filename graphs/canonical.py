@@ -8,7 +8,8 @@ The steps, each equivariant under the steps after it:
 2. *periods*: biases of sines go into half a period around zero;
 3. *signs and phases*: every unit is turned so that what it computes on fixed inputs has a positive sum;
 4. *rotations* inside linear factors: to the principal axes, largest first;
-5. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
+5. *branches* of a product: the larger one first, in every unit;
+6. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
 
 What rounding cannot decide is reported as a tie, and factors without a rule are named in `left`.
 """
@@ -25,6 +26,7 @@ from graphs.factors import Factor, PermutationFactor
 from graphs.group import SymmetryGroup
 from graphs.interpreter import interpret
 from graphs.neuron_keys import TIE, NeuronKeys, Tie, sorting, ties_of
+from graphs.scalings.commutation import SwapFactor
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.periods import PeriodFactor
@@ -96,6 +98,9 @@ class _Canonical:
             self.turn(turning)
         linear = [factor for factor in self.group.factors if isinstance(factor, LinearFactor)]
         self.rotate(linear)
+        for factor in self.group.factors:
+            if isinstance(factor, SwapFactor):
+                self.apply(factor, self.larger_first(factor))
         keys = NeuronKeys(self.group)(self.tensors)
         for factor in self.group.factors:
             if isinstance(factor, PermutationFactor):
@@ -204,6 +209,14 @@ class _Canonical:
                         open_.remove(k)
         return parameters, len(open_)
 
+    def larger_first(self, factor: SwapFactor) -> Tensor:
+        """The branch with the larger cubes to the left, in every unit; squares are equal once scales are balanced."""
+        lead = torch.zeros(factor.count, dtype=torch.float64)
+        for number, pair in enumerate(factor.pairs, start=1):
+            left, right = (_cubes(self.tensors[name], pair.dim) for name in (pair.left, pair.right))
+            lead.index_add_(0, torch.as_tensor(pair.unit), (left - right) / number)
+        return (lead < 0).long()
+
     # --- rotations --------------------------------------------------------------------------------------------------
 
     def rotate(self, factors: list[LinearFactor]) -> None:
@@ -266,6 +279,11 @@ def _solve(operator: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
         before, square = square, residual.dot(residual)
         direction = residual + (square / before) * direction
     return solution if bool(solution.any()) else right
+
+
+def _cubes(tensor: Tensor, dim: int) -> Tensor:
+    """Σ |x|³ of every slice of a dimension."""
+    return tensor.abs().pow(3).movedim(dim, 0).flatten(1).sum(1) if tensor.ndim > 1 else tensor.abs().pow(3)
 
 
 def _is_compact(factor: Factor) -> bool:

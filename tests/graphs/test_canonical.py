@@ -39,6 +39,17 @@ class Sine(nn.Module):
         return torch.sin(30 * x)
 
 
+class Bilinear(nn.Module):
+    """Two branches that may change places in every unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.v, self.out = nn.Linear(3, 5), nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.w(x) * self.v(x))
+
+
 ARCHITECTURES = {
     "relu": (lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)), (4, 3)),
     "tanh": (lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2)), (4, 3)),
@@ -49,6 +60,7 @@ ARCHITECTURES = {
     "lstm": (lambda: nn.LSTM(3, 4, 1), (5, 2, 3)),
     "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 6, dropout=0.0), (5, 2, 8)),
     "complex": (Diagonal, (2, 3, 2)),
+    "bilinear": (Bilinear, (4, 3)),
 }  # fmt: skip
 
 
