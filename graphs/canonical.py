@@ -108,7 +108,7 @@ class _Canonical:
                 self.ties += ties
                 self.apply(factor, order)
                 keys = torch.empty_like(keys).scatter(-1, torch.from_numpy(factor.label_map(order)), keys)
-            elif not isinstance(factor, DiagonalFactor | LinearFactor | TranslationFactor):
+            elif not isinstance(factor, DiagonalFactor | LinearFactor | TranslationFactor | SwapFactor):
                 self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
         word = GroupElement(self.group, ())
         for factor, parameters in self.word:
