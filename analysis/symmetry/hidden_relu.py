@@ -23,6 +23,7 @@ from graphs.completeness import RANK_TOLERANCE
 from graphs.program import Program, evaluation_mode, trace
 from graphs.verify import interpret, random_inputs
 
+ROW = "S190"  # of the paper catalogue
 CHUNK_ENTRIES = 2**23  # of the stacked Jacobians held at once
 
 
