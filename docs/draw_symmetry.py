@@ -68,6 +68,7 @@ def draw(
 
 
 def main() -> None:
+    """Draw the picture and print the group beside it."""
     torch.manual_seed(0)
     module = Block().eval()
     group = graphs.symmetry(module, (torch.randn(1, 5, 3),))
