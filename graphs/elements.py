@@ -56,7 +56,7 @@ class GroupElement:
 
     def call(self, module: nn.Module, tensors: Tensors, *inputs: Any) -> Any:
         """The module's output with transformed tensors."""
-        return functional_call(module, self.apply(tensors), inputs)
+        return functional_call(module, self.apply(tensors), inputs, tie_weights=False)
 
     def __matmul__(self, other: "GroupElement") -> "GroupElement":
         """`self @ other`: first `other`, then `self`."""

@@ -50,17 +50,3 @@ def written_run(population: Population, path: Path, target: str) -> Run:
     score = {"accuracy": float((predicted == true).mean())} if classes else {"mean absolute error": float(np.abs(predicted - true).mean())}  # fmt: skip
     rows = pd.DataFrame({"population": population.name, "id": table.index, "split": table["split"].to_numpy(), "target": true, "prediction": predicted})  # fmt: skip
     return run.finish(rows, features, {str(split): score for split in table["split"].unique()}, 1.0)
-
-
-KNOWN_FAILURES = {  # not mended yet; take an entry out with its cause
-    "test_words_come_to_one_entry_a_factor[transformer]": "translations do not pass linear factors yet",
-    "test_words_come_to_one_entry_a_factor[deep linear]": "translations do not pass linear factors yet",
-    "test_a_stacked_population_moves_as_each_of_its_models": "translations of one element do not broadcast over models",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the failures that are known and not mended yet."""
-    for item in items:
-        if item.name in KNOWN_FAILURES:
-            item.add_marker(pytest.mark.xfail(reason=KNOWN_FAILURES[item.name], strict=False))
