@@ -48,9 +48,9 @@ class GraphDrawing:
         """One row an edge that is drawn."""
         return self.edges[["source", "target", "label", "strength"]]
 
-    def plot(self, height: int = 520) -> go.Figure:
-        """Edges in bundles of like colour and strength, nodes on top."""
-        drawing = figure(height=height)
+    def plot(self) -> go.Figure:
+        """Edges in bundles of like colour and strength, nodes on top; as high as what is written needs."""
+        drawing = figure(height=520)
         place = self.nodes[["x", "y"]].to_numpy(np.float64)
         level = np.clip(np.ceil(self.edges["strength"].to_numpy(np.float64) * LEVELS), 1, LEVELS).astype(int)
         for colour, strength in sorted(set(zip(self.edges["colour"], level.tolist(), strict=True))):
@@ -75,10 +75,12 @@ class GraphDrawing:
                 },
             )  # fmt: skip
         drawing.update_xaxes(visible=False, range=[place[:, 0].min() - 0.5, place[:, 0].max() + 0.5])
-        low, high = float(place[:, 1].min()), float(place[:, 1].max())
-        drawing.update_yaxes(
-            visible=False, range=[min(low, -1.0) - 0.3, max(high, 1.0) + 0.3] if self.written else None
-        )
+        drawing.update_yaxes(visible=False)
+        if self.written:
+            reach = np.concatenate([place[:, 1], *(np.asarray(trace.y, np.float64) for trace in drawing.data if trace.mode == "lines" and trace.y[0] is not None)])  # fmt: skip
+            low, high = float(np.nanmin(reach)) - 0.45, float(np.nanmax(reach)) + 0.3
+            drawing.update_yaxes(range=[low, high])
+            drawing.update_layout(height=int(min(90 + 150 * (high - low), 900)))
         return drawing.update_layout(margin={"l": 8, "r": 8, "t": 40, "b": 24}, legend={"itemsizing": "constant"})
 
     def _write(self, drawing: go.Figure, place: NDArray[np.floating]) -> None:
@@ -123,7 +125,7 @@ def curves(start: NDArray[np.floating], end: NDArray[np.floating], bend: NDArray
     Returns:
         `[edge, point, 2]`, the last point of every edge NaN.
     """
-    steps = 14 if (bend != 0).any() or (start == end).all(1).any() else 2
+    steps = 40 if (bend != 0).any() or (start == end).all(1).any() else 2
     t = np.linspace(0, 1, steps)[:, None]
     middle = control(start, end, bend)
     points = ((1 - t) ** 2) * start[:, None] + 2 * t * (1 - t) * middle[:, None] + t**2 * end[:, None]

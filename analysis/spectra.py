@@ -73,7 +73,7 @@ class SingularSpectra:
                 ), **where,
             )  # fmt: skip
             drawing.update_xaxes(dtick=max(1, round(len(rank) / 6)), tick0=1, **where)
-        drawing.update_yaxes(type="log", exponentformat="power", nticks=4)
+        drawing.update_yaxes(type="log", tickformat="~g", nticks=4)
         styled(drawing, height=70 + 230 * rows)
         return drawing.update_layout(legend_y=1 + 44 / (70 + 230 * rows), margin_t=76)
 

@@ -1,6 +1,7 @@
 """Starting Streamlit on the app with the right settings."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def command(port: int) -> list[str]:
     return [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("main.py")), *options]
 
 
+def stop(number: int, frame: object) -> None:
+    """Leave as after an interrupt, through every `finally`; a shell sees 128 + the signal."""
+    raise SystemExit(128 + number)
+
+
 def run(zoo: Path | None, runs: Path | None, port: int | None) -> None:
     """Serve until interrupted; raises `UserError` when there is no zoo at the path or the port is taken."""
     if zoo is not None:
@@ -76,13 +82,15 @@ def run(zoo: Path | None, runs: Path | None, port: int | None) -> None:
             environment[variable] = str(path)
     console.print(f"Metazoo is at http://{HOST}:{chosen}  (Ctrl-C stops it)", highlight=False)
     server = subprocess.Popen(command(chosen), env=environment, stdout=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGTERM, stop)  # by default it would end this process and leave the server alone
     try:
         code = server.wait()
     except KeyboardInterrupt:
-        server.terminate()
-        code = server.wait() and 0
-    except BaseException:
-        server.terminate()
-        raise
+        code = 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if server.poll() is None:
+            server.terminate()
+            server.wait()
     if code:
         raise UserError(f"the app stopped with exit code {code}; its messages are above.")

@@ -1,7 +1,7 @@
 """Walking along an orbit: weights move, the function stays; a step of the same length elsewhere changes it.
 
 For a continuous factor of the group the path is a one-parameter subgroup, θ(t) = exp(tX)·θ; for a permutation factor
-it is a single transposition. Beside every point stands a *control*: θ + d with ‖d‖ = ‖θ(t) − θ‖ in every tensor and a
+it is a single transposition; for any other discrete factor (signs, swaps, periods) a random element. Beside every point stands a *control*: θ + d with ‖d‖ = ‖θ(t) − θ‖ in every tensor and a
 fixed random direction, which is no symmetry. The function error is max |f(θ') − f(θ)| / max |f(θ)| in float64.
 """
 
@@ -252,6 +252,12 @@ class Walker:
             raise UserError(f"{chosen.kind} of {factor!r} has no swap of {first} and {second}; choose two different numbers from 0 to {count - 1}.")  # fmt: skip
         parameters[copy_index, [first, second]] = parameters[copy_index, [second, first]]
         return self.move(chosen, parameters, f"{first} ↔ {second} in {chosen.kind}")
+
+    def drawn(self, factor: str, seed: int) -> Move:
+        """A random element of one factor: signs, swaps of branches, whole periods, whatever it is made of."""
+        chosen = self.group[factor]
+        parameters = chosen.sample(torch.Generator().manual_seed(seed))
+        return self.move(chosen, parameters, f"random element {seed} of {chosen.kind}")
 
 
 def subgroup(factor: Factor, time: float, seed: int = 0) -> Tensor:

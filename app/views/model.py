@@ -148,7 +148,12 @@ def comparison(choice: Choice) -> None:
     st.plotly_chart(found.plot(), key="histograms", theme=None, config=PLOTLY)
     st.subheader("Statistics, and the share of the population below each", anchor=False)
     st.plotly_chart(data.statistics(*choice.key, tensors).plot(), key="statistics", theme=None, config=PLOTLY)
-    st.caption(f"The population stands for {found.sample:,} of its {found.population:,} models.")
+    st.caption(f"Grey is {of_population(found.sample, found.population)}.")
+
+
+def of_population(sample: int, population: int) -> str:
+    """What a band stands for, in words."""
+    return f"the whole population of {population:,} models" if sample == population else f"a random sample of {sample:,} of {population:,} models"  # fmt: skip
 
 
 def spectrum(choice: Choice) -> None:
@@ -156,7 +161,7 @@ def spectrum(choice: Choice) -> None:
     found = data.spectra(*choice.key, tensors_of(choice))
     st.plotly_chart(found.plot(), key="spectra", theme=None, config=PLOTLY)
     st.caption(
-        f"Singular values in descending order, beside {found.sample:,} of {found.population:,} models; "
+        f"Singular values in descending order, beside {of_population(found.sample, found.population)}; "
         r"stable rank is $\lVert W \rVert_F^2 / \lVert W \rVert_2^2$."
     )
 
@@ -164,7 +169,7 @@ def spectrum(choice: Choice) -> None:
 def graph(choice: Choice) -> None:
     """The parameter graph, collapsed by layer and, for a small model, neuron by neuron."""
     st.subheader("Collapsed by layer", anchor=False)
-    st.plotly_chart(data.layers_drawn(*choice.key).plot(380), key="layers", theme=None, config=PLOTLY)
+    st.plotly_chart(data.layers_drawn(*choice.key).plot(), key="layers", theme=None, config=PLOTLY)
     st.caption("A line is a tensor, the wider the more entries; a small square stands for the biases and gains of the group beside it.")  # fmt: skip
     st.subheader("Neuron by neuron", anchor=False)
     structure = data.structure_of(choice.path, choice.snapshot, choice.population)

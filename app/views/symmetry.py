@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import streamlit as st
 
-from analysis.symmetry.orbit import Walker
+from analysis.symmetry.orbit import Move, Walker
 from analysis.symmetry.table import GroupTable
 from app import data
 from app.frame import LINKED, PLOTLY, framed
@@ -101,18 +101,24 @@ def show_group(table: GroupTable) -> None:
 
 
 def move(group: SymmetryGroup, walker: Walker) -> None:
-    """Choose a factor: a slider along a continuous one, a swap in a permutation one."""
-    movable = [f for f in group.factors if f.dimension > 0 or (isinstance(f, PermutationFactor) and f.identity().shape[-1] > 1)]  # fmt: skip
+    """Choose a factor: a slider along a continuous one, a swap in a permutation one, random elements of any other."""
+    movable = [f for f in group.factors if not isinstance(f, PermutationFactor) or f.identity().shape[-1] > 1]
     if not movable:
-        st.info("This group has neither a continuous factor nor a permutation.", icon=":material/info:")
+        st.info("This group is trivial: there is nothing to move along.", icon=":material/info:")
         return
-    movable.sort(key=lambda factor: factor.dimension == 0)
-    chosen = st.selectbox("Factor", [factor.name for factor in movable], key="factor", **LINKED)  # fmt: skip
+    movable.sort(key=lambda factor: (factor.dimension == 0, not isinstance(factor, PermutationFactor)))
+    names = [factor.name for factor in movable]
+    asked = st.query_params.get("factor")
+    chosen = st.selectbox("Factor", names, key="factor", **LINKED)
+    if asked and asked not in names:
+        raise UnknownNameError("factor", asked, names, "the table above")
     factor = group[chosen]
     if factor.dimension > 0:
         slide(walker, factor)
-    else:
+    elif isinstance(factor, PermutationFactor):
         swap(walker, factor)
+    else:
+        draw(walker, factor)
 
 
 def slide(walker: Walker, factor: Factor) -> None:
@@ -147,7 +153,22 @@ def swap(walker: Walker, factor: Factor) -> None:
         second = st.number_input("with neuron", 0, count - 1, value=1, key="second", **LINKED)
     with places[2]:
         place = st.number_input("in copy", 0, copies - 1, value=0, key="copy", disabled=copies == 1, **LINKED)
-    found = walker.transposition(factor.name, int(first), int(second), int(place))
+    show_move(walker.transposition(factor.name, int(first), int(second), int(place)))
+
+
+def draw(walker: Walker, factor: Factor) -> None:
+    """Random elements of a discrete factor."""
+    left, right = st.columns([2, 7], gap="medium", vertical_alignment="bottom")
+    with right:
+        if st.button("Draw another element", icon=":material/casino:", type="primary"):
+            st.session_state["draw"] = int(st.session_state.get("draw", 0)) + 1
+    with left:
+        seed = st.number_input("Element", 0, 2**31, value=0, key="draw", help="The seed of the random element.", **LINKED)  # fmt: skip
+    show_move(walker.drawn(factor.name, int(seed)))
+
+
+def show_move(found: Move) -> None:
+    """Both function errors, and the weights before and after."""
     left, right = st.columns([4, 5], gap="medium")
     with left:
         st.plotly_chart(found.plot_errors(), key="errors", theme=None, config=PLOTLY)

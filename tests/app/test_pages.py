@@ -195,6 +195,21 @@ def test_symmetry_button_swaps_two_neurons(opened: Opened) -> None:
     assert f"{first} ↔ {second} in S_16" in text(test)
 
 
+def test_symmetry_button_draws_other_signs(opened: Opened) -> None:
+    test = opened("symmetry", family="lstm", factor="sign layers.0.weight_ih[0]")
+    assert "random element 0 of Z2^12" in text(test)
+    assert "the function by" in text(test)
+    next(button for button in test.button if "Draw" in button.label).click().run()
+    assert "random element 1 of Z2^12" in text(test)
+    assert not test.exception
+
+
+def test_symmetry_of_an_unknown_factor_is_one_sentence(opened: Opened) -> None:
+    test = opened("symmetry", family="mlp", factor="scale layer.0.weight[0]")
+    assert not test.exception
+    assert "did you mean 'scale layers.0.weight[0]'?" in test.error[0].value
+
+
 def test_symmetry_of_a_model_of_the_zoo_is_checked_again_on_demand(opened: Opened) -> None:
     test = opened("symmetry", of="Model of the zoo", population="small-cnn-digits", model="1")
     before = test.success[0].value

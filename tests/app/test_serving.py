@@ -1,6 +1,7 @@
 """`metazoo app`: what it refuses, in one sentence and before anything starts; what it hands to the pages."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             started.append([*command, *(f"{key}={env[key]}" for key in (ZOO_VARIABLE, RUNS_VARIABLE) if key in env)])
 
         def wait(self) -> int:
+            return 0
+
+        def poll(self) -> int:
             return 0
 
     monkeypatch.setattr(server.subprocess, "Popen", Server)
@@ -103,3 +107,23 @@ def test_the_command_prints_one_sentence_and_exits_with_1(tmp_path: Path) -> Non
     result = CliRunner().invoke(command, ["--zoo", str(tmp_path / "nothing")])
     assert isinstance(result.exception, UserError)
     assert result.exception.exit_code == 1
+
+
+def test_a_terminated_command_takes_its_server_along(
+    monkeypatch: pytest.MonkeyPatch, no_server: list[list[str]]
+) -> None:
+    ended = []
+
+    def killed(_: object) -> int:
+        if not ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(server.subprocess.Popen, "wait", killed)
+    monkeypatch.setattr(server.subprocess.Popen, "poll", lambda _: None)
+    monkeypatch.setattr(server.subprocess.Popen, "terminate", lambda _: ended.append(True), raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        server.run(None, None, None)
+    assert ended
+    assert signal.getsignal(signal.SIGTERM) is before
