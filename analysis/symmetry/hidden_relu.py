@@ -15,9 +15,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from analysis.analysis import Options, analysis
 from analysis.theme import CATEGORICAL, figure
 from graphs.completeness import RANK_TOLERANCE
 from graphs.program import Program, evaluation_mode, trace
@@ -223,3 +225,18 @@ def _patterns(
             for column, value in zip(found, relus, strict=True):
                 column.append((values[value] > 0).flatten(1))
     return [torch.cat(column) for column in found]
+
+
+class HiddenReluOptions(Options):
+    """Shapes of the networks, how many of each, and inputs per parameter."""
+
+    shapes: tuple[tuple[int, ...], ...] = ((2, 4, 1), (2, 4, 4, 1), (2, 4, 4, 4, 1))
+    networks: int = Field(100, ge=1)
+    points_per_parameter: int = Field(30, ge=1)
+    seed: int = 10_000
+
+
+@analysis("hidden_relu", of="nothing", options=HiddenReluOptions, tiny={"shapes": ((2, 4, 1),), "networks": 4})
+def hidden_relu(options: HiddenReluOptions) -> FunctionalDimensions:
+    """How many random ReLU networks have no hidden symmetries, by shape."""
+    return functional_dimensions(options.shapes, options.networks, options.points_per_parameter, options.seed)

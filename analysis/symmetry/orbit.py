@@ -14,9 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from analysis.analysis import Options, analysis
 from analysis.maps import as_matrix
 from analysis.theme import DIVERGING, FOCUS, INK, REFERENCE, TARGET, figure, styled
 from analysis.weights import Array
@@ -25,6 +27,8 @@ from graphs.blame import relative
 from graphs.factors import Factor, PermutationFactor
 from graphs.interpreter import widen
 from graphs.scalings.linear import LinearFactor
+from graphs.subjects import Subject
+from graphs.symmetry import symmetry
 from graphs.verify import double_precision, outputs, random_inputs
 from modelzoo.errors import UserError
 
@@ -36,7 +40,16 @@ MOST_MAPS = 6
 
 def spoken(error: float) -> str:
     """An error in words; nothing is rounded to 0."""
-    return f"{error:.1e}" if error else "exactly 0"
+    if not error:
+        return "exactly 0"
+    return f"{error:.1e}" if error < 0.01 else f"{error:.2g}"
+
+
+def title(name: str, shape: tuple[int, ...]) -> str:
+    """The heading of a heat map: a tensor's module, its name there and its shape under each other."""
+    module, _, leaf = name.rpartition(".")
+    small = "<span style='font-size:{}px'>{}</span>"
+    return "<br>".join([small.format(9 if len(module) > 16 else 10, module), leaf, small.format(10, " × ".join(map(str, shape)))])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Move:
         """Heat maps of the moved tensors before, after, and their difference, on one diverging scale."""
         names = sorted(self.before, key=lambda name: -self.before[name].ndim)[:MOST_MAPS]
         names = [name for name in self.before if name in names]
-        titles = [f"{name}<br><span style='font-size:10px'>{' × '.join(map(str, self.before[name].shape))}</span>" for name in names]  # fmt: skip
+        titles = [title(name, tuple(self.before[name].shape)) for name in names]
         rows = ("before", "after", "difference")
         columns = [
             [as_matrix(self.before[n]), as_matrix(self.after[n]), as_matrix(self.after[n] - self.before[n])]
@@ -110,7 +123,7 @@ class Move:
         drawing.update_yaxes(showticklabels=False, showgrid=False, ticks="", autorange="reversed")
         styled(drawing, height=560)
         return drawing.update_layout(
-            margin={"l": 8, "r": 28, "t": 46, "b": 8},
+            margin={"l": 30, "r": 28, "t": 60, "b": 8},
             coloraxis={
                 "colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "cmid": 0,
                 "colorbar": {"thickness": 10, "len": 0.6, "outlinewidth": 0, "x": 1.035},
@@ -285,3 +298,25 @@ def subgroup(factor: Factor, time: float, seed: int = 0) -> Tensor:
     for _ in range(SQUARINGS):
         element = factor.compose(element, element)
     return element
+
+
+class OrbitOptions(Options):
+    """Which factor to walk along, and how far: `times` values of t from −reach to reach; "" is the first continuous one."""
+
+    factor: str = ""
+    times: int = Field(21, ge=2)
+    reach: float = Field(2.0, gt=0)
+    seed: int = 0
+
+
+@analysis("orbit", of="module", options=OrbitOptions, tiny={"times": 3})
+def orbit(subject: Subject, options: OrbitOptions) -> OrbitPath:
+    """Function error along a one-parameter subgroup, beside steps of the same length elsewhere."""
+    group = symmetry(subject.module, subject.inputs, verify=False)
+    continuous = [factor.name for factor in group.factors if factor.dimension]
+    if not options.factor and not continuous:
+        raise UserError(f"the symmetry group of {subject.name!r} is discrete; there is no orbit to walk along.")
+    walker = Walker(group, subject.module, subject.inputs, options.seed)
+    return walker.path(
+        options.factor or continuous[0], np.linspace(-options.reach, options.reach, options.times).tolist()
+    )

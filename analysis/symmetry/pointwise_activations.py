@@ -14,8 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from analysis.analysis import Options, analysis
 from analysis.theme import DIVERGING, figure
+from modelzoo.errors import UnknownNameError
 
 ROW = "S085"  # of the paper catalogue
 Activation = Callable[[Tensor], Tensor]
@@ -173,3 +176,29 @@ def standard_matrices() -> dict[str, Tensor]:
         "rotation by 30°": torch.stack([torch.stack([c, -s]), torch.stack([s, c])]),
         "shear": matrix([[1, 1], [0, 1]]),
     }
+
+
+STANDARD: dict[str, Activation] = {
+    "identity": lambda x: x, "relu": functional.relu, "leaky relu": lambda x: functional.leaky_relu(x, 0.2),
+    "abs": torch.abs, "square": torch.square, "cube": lambda x: x**3, "tanh": torch.tanh, "sin": torch.sin,
+    "cos": torch.cos, "sigmoid": torch.sigmoid, "softplus": functional.softplus, "gelu": functional.gelu,
+    "silu": functional.silu, "elu": functional.elu,
+}  # fmt: skip
+
+
+class PointwiseActivationsOptions(Options):
+    """Which of the standard activations to look at; none means all."""
+
+    activations: tuple[str, ...] = ()
+
+
+@analysis(
+    "pointwise_activations", of="nothing", options=PointwiseActivationsOptions, tiny={"activations": ("relu", "tanh")}
+)
+def pointwise_activations(options: PointwiseActivationsOptions) -> EquivarianceTable:
+    """Which linear maps pass a pointwise activation: the theorem's verdict beside the measured residual."""
+    for name in options.activations:
+        if name not in STANDARD:
+            raise UnknownNameError("activation", name, STANDARD)
+    chosen = {name: STANDARD[name] for name in options.activations or STANDARD}
+    return equivariance_table(chosen, standard_matrices())

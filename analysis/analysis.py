@@ -1,0 +1,172 @@
+"""The contract of an analysis: from a module, a population or nothing to a result with numbers, a table and a plot.
+
+An analysis is one file anywhere under `analysis/` whose last name is the analysis's own, and one function in it:
+
+    class WidthsOptions(Options):
+        count: int = 3
+
+    @dataclass(frozen=True)
+    class Widths:                                # the numbers, as plain fields
+        values: NDArray[np.float64]
+
+        def to_frame(self) -> pd.DataFrame: ...  # one row a finding
+        def plot(self) -> go.Figure: ...         # in the look of analysis.theme
+
+    @analysis("widths", of="module", options=WidthsOptions, tiny={"count": 1})
+    def widths(subject: Subject, options: WidthsOptions) -> Widths:
+        '''What it computes, in one line.'''
+
+The registered function is a thin shell: it reads its subject and calls the function that a Python user calls with
+tensors and modules. The registry walks the folder, `metazoo analyze` lists what is there, and the tests run every
+registered analysis at its `tiny` options on `example`.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import pandas as pd
+import plotly.graph_objects as go
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelzoo.errors import UnknownNameError, UserError
+
+SubjectKind = Literal["nothing", "module", "population"]
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What every analysis returns: a frozen dataclass that holds the numbers."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers as a table."""
+
+    def plot(self) -> go.Figure:
+        """The picture of them."""
+
+
+class Options(BaseModel):
+    """Base of the options of an analysis: frozen, unknown keys refused; every field has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A registered analysis.
+
+    Args:
+        name: unique, snake_case; the file has the same name.
+        of: what it looks at: `nothing`, a `module` (`graphs.subjects.Subject`) or a `population`
+            (`modelzoo.store.Population`).
+        function: `(subject, options) -> Result`, `(options) -> Result` where it looks at nothing.
+        options: its options class.
+        tiny: options of a run that takes a second or two, for tests.
+        example: for a module the family, for a population the family it holds, that tests take.
+    """
+
+    name: str
+    of: SubjectKind
+    function: Callable[..., Result]
+    options: type[Options]
+    tiny: Mapping[str, Any]
+    example: str = "mlp"
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    def configure(self, fields: Mapping[str, Any]) -> Options:
+        """The options with these fields; raises `UserError` for an unknown key or a value that does not fit."""
+        for key in fields:
+            if key not in self.options.model_fields:
+                raise UnknownNameError(f"option of {self.name}", key, self.options.model_fields)
+        try:
+            return self.options(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "options"
+            raise UserError(
+                f"option {where!r} of analysis {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
+            ) from None
+
+    def run(self, subject: Any = None, fields: Mapping[str, Any] | None = None) -> Result:
+        """The result for a subject (None for an analysis of nothing); raises `TypeError` if it breaks the contract."""
+        options = self.configure(fields or {})
+        found = self.function(options) if self.of == "nothing" else self.function(subject, options)
+        frozen = is_dataclass(found) and found.__dataclass_params__.frozen
+        if not (frozen and isinstance(found, Result)):
+            raise TypeError(f"analysis {self.name!r} returned {type(found).__name__}, no frozen dataclass with to_frame and plot")  # fmt: skip
+        return found
+
+
+_REGISTRY: dict[str, Analysis] = {}
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def analysis(
+    name: str, of: SubjectKind, options: type[Options] = Options, tiny: Mapping[str, Any] | None = None,
+    example: str = "mlp",
+) -> Callable[[Function], Function]:  # fmt: skip
+    """Register a function as an analysis; see `Analysis` for the arguments.
+
+    Raises:
+        ValueError: the name is taken, is not the file's, or the function has no docstring.
+    """
+
+    def register(function: Function) -> Function:
+        if name in _REGISTRY:
+            raise ValueError(f"analysis {name!r} is registered twice")
+        if function.__module__.split(".")[-1] != name:
+            raise ValueError(f"analysis {name!r} must live in a file of its own name")
+        if not function.__doc__:
+            raise ValueError(f"analysis {name!r} has no docstring")
+        _REGISTRY[name] = Analysis(name, of, function, options, tiny or {}, example)
+        return function
+
+    return register
+
+
+@cache
+def _discover() -> None:
+    import analysis as package
+
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(info.name)
+
+
+def analyses() -> dict[str, Analysis]:
+    """Every registered analysis by name, sorted."""
+    _discover()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def find(name: str) -> Analysis:
+    """The analysis of that name; raises `UserError` with the nearest name when there is none."""
+    known = analyses()
+    if name not in known:
+        raise UnknownNameError("analysis", name, known, "metazoo analyze")
+    return known[name]
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Options written as `key=value`; a value is JSON (`3`, `[1, 2]`, `true`) or else text.
+
+    Raises:
+        UserError: a pair has no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"option {pair!r} has no value; write --set {pair}=VALUE.", 2)
+        try:
+            found[key.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key.strip()] = text
+    return found
