@@ -18,23 +18,33 @@ def register(app: typer.Typer) -> None:
         zoo: Annotated[str, typer.Argument(help="Folder (or s3://…) of the zoo.")],
         populations: Annotated[list[str], typer.Argument(help="Populations to learn from; see: metazoo ls ZOO")],
         out: Annotated[
-            Path | None, typer.Option(help="Run folder, default: runs/METANET-TARGET beside the zoo.")
+            Path | None, typer.Option(help="Run folder, default: runs/METANET-POPULATIONS-TARGET beside the zoo.")
         ] = None,
-        metanet: Annotated[str, typer.Option(help="Name of the metanet.")] = "graph_metanet",
+        metanet: Annotated[str, typer.Option(help="Name of the metanet: graph_metanet, flat_mlp, …")] = "graph_metanet",
         target: Annotated[str, typer.Option(help="Column of the model table to predict.")] = "label",
         kind: Annotated[str | None, typer.Option(help="classification or regression; default: by the column.")] = None,
-        epochs: Annotated[int | None, typer.Option(help="Passes over the training models.")] = None,
-        batch_size: Annotated[int | None, typer.Option(help="Models a step.")] = None,
-        learning_rate: Annotated[float | None, typer.Option(help="Peak of the cosine schedule.")] = None,
-        weight_decay: Annotated[float | None, typer.Option(help="Decoupled weight decay.")] = None,
-        patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
-        average: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
-        augment: Annotated[float | None, typer.Option(help="Spread of random symmetry-group elements.")] = None,
+        epochs: Annotated[int, typer.Option(help="Passes over the training models.")] = 40,
+        batch_size: Annotated[int, typer.Option(help="Models a step.")] = 64,
+        learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 4e-3,
+        weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.02,
+        patience: Annotated[
+            int | None, typer.Option(help="Stop after so many epochs without a better one; default: never early.")
+        ] = None,
+        average: Annotated[float, typer.Option(help="Decay of a moving average of the weights, 0 for none.")] = 0.0,
+        augment: Annotated[float, typer.Option(help="Spread of random symmetry-group elements, 0 for none.")] = 0.0,
         seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
-        set_: Annotated[list[str] | None, typer.Option("--set", help="Config field, key=value; repeatable.")] = None,
+        set_: Annotated[
+            list[str] | None,
+            typer.Option("--set", help="Config field of the metanet, key=value (width=64); repeatable."),
+        ] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     ) -> None:
-        """Train a metanet; run the same command again to go on after an interruption."""
+        """Train a network that reads networks: from the weights of a zoo's models to a column of its model table.
+
+        The splits are those of the zoo. Run the same command again to go on after an interruption.
+
+        Example: metazoo train demo/zoo digits-cnn --target test_accuracy
+        """
         from metanets.training import TrainingConfig, evaluate
         from metanets.training import train as run_training
 

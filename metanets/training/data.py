@@ -82,6 +82,11 @@ class PopulationBlock:
         return Models(self.topology, values, function)
 
 
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 class Shuffle(Sampler[int]):
     """An order of the models that depends on seed and epoch alone, so that a resumed training sees what it would have seen.
 
@@ -136,7 +141,7 @@ class WeightData(lightning.LightningDataModule):
         if len(set(populations)) != len(populations):
             raise UserError("a population is named twice; name each once.", 2)
         self.snapshot, self.target, self.batch_size, self.augment = zoo.snapshot_id, target, batch_size, augment
-        self.seed, self.generator = seed, torch.Generator()
+        self.seed = seed
         self.diverged, tables = 0, []
         for name in populations:
             table = zoo[name].table
@@ -186,14 +191,15 @@ class WeightData(lightning.LightningDataModule):
         """Rows of `table` in a split."""
         return np.flatnonzero(self.table["split"] == split).tolist()
 
-    def collate(self, rows: Sequence[int], augment: float = 0.0) -> Batch:
+    def collate(self, rows: Sequence[int], augment: float = 0.0, seed: int = 0) -> Batch:
         """The models of some rows, one entry a population, each with its targets."""
+        generator = torch.Generator().manual_seed(seed)
         where, chosen = self.where[list(rows)], torch.tensor(rows)
         found = []
         for number, block in enumerate(self.blocks):
             own = where[:, 0] == number
             if own.any():
-                models = block.models(where[own, 1], augment, self.generator)
+                models = block.models(where[own, 1], augment, generator)
                 found.append((models, self.targets[chosen[own]]))
         return found
 
@@ -210,9 +216,10 @@ class WeightData(lightning.LightningDataModule):
         """Training models, shuffled anew every epoch; a last batch of one model is dropped."""
         rows: Any = self.rows("train")
         drop = len(rows) % self.batch_size == 1
+        order = Shuffle(len(rows), self.seed)
         return DataLoader(
-            rows, self.batch_size, sampler=Shuffle(len(rows), self.seed), drop_last=drop,
-            collate_fn=lambda batch: self.collate(batch, self.augment),
+            rows, self.batch_size, sampler=order, drop_last=drop,
+            collate_fn=lambda batch: self.collate(batch, self.augment, seed_of(self.seed, order.epoch, batch[0])),
         )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -16,7 +16,7 @@ from metanets.metanet import MetanetModule, Prediction
 from metanets.runs import Kind
 from metanets.scores import METRICS, scores
 from metanets.training.config import TrainingConfig
-from metanets.training.data import Batch
+from metanets.training.data import Batch, seed_of
 
 WARMUP = 0.1  # share of the steps
 
@@ -71,10 +71,8 @@ class WeightTraining(lightning.LightningModule):
             return F.cross_entropy(outputs, targets)
         return F.mse_loss(outputs[:, 0], targets) / self.predictor.scale.square()
 
-    def on_train_epoch_start(self) -> None:
-        seed = int(np.random.SeedSequence((self.config.seed, self.current_epoch)).generate_state(1)[0])
-        torch.manual_seed(seed)  # dropout, and below augmentation: as if training had not been interrupted
-        self.trainer.datamodule.generator.manual_seed(seed)  # type: ignore[attr-defined]
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(seed_of(self.config.seed, self.global_step))  # dropout as if never interrupted
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # zoos are in this machine's memory, and so is the metanet
@@ -95,6 +93,8 @@ class WeightTraining(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         outputs, targets = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
+        if not outputs.isfinite().all():
+            raise FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}")
         values = scores(targets.numpy(), answers(outputs, self.kind).numpy(), self.kind)
         self.log("validation_loss", self.loss(outputs, targets))
         self.log_dict({f"validation_{name}": values[name] for name in METRICS[self.kind]})

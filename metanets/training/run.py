@@ -1,6 +1,8 @@
 """Training a metanet on a zoo into a run folder, and going back to one."""
 
 import logging
+import shutil
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -50,7 +52,7 @@ def train(
         progress: draw a progress bar when standard output is a terminal.
 
     Raises:
-        UserError: the request cannot be met, the folder holds another run, or training was interrupted.
+        UserError: the request cannot be met, the folder holds another run, or training diverged or was interrupted.
     """
     chosen, store, path = metanet(config.metanet), Zoo.open(zoo), Path(out)
     if path.exists() and not path.is_dir():
@@ -87,9 +89,16 @@ def train(
         created=before.created if before else datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     run = Run(path, record)
-    run.write()
+    try:
+        run.write()
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror}; choose another --out.") from None
     started = time.perf_counter()
-    best = _fit(run, data, predictor, config, progress)
+    try:
+        best = _fit(run, data, predictor, config, progress)
+    except FloatingPointError as error:  # going on would meet it again: nothing is kept
+        shutil.rmtree(path)
+        raise UserError(f"{error}; lower --learning-rate (it is {config.learning_rate:g}).") from None
     tensors = {name: value.contiguous() for name, value in best.state_dict().items()}
     save_file(tensors, path / WEIGHTS)
     table, embeddings = predictions(best, data)
@@ -126,7 +135,13 @@ def _fit(run: Run, data: WeightData, predictor: Predictor, config: TrainingConfi
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
         last = folder / "last.ckpt"
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C, which it then ignores for ever
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, handler)
     if trainer.interrupted:
         raise UserError(
             f"stopped after {trainer.current_epoch} of {config.epochs} epochs; run the same command to go on.", 130
@@ -182,8 +197,10 @@ def predictions(predictor: Predictor, data: WeightData) -> tuple[pd.DataFrame, N
     chosen = answers(torch.from_numpy(outputs), data.kind).numpy()
     names: NDArray[Any] = np.array(data.classes)
     table = data.table[["population", "id", "split"]].copy()
-    table["target"] = data.table[data.target].to_numpy()
-    table["prediction"] = names[chosen] if data.kind == "classification" else chosen
+    # double precision: the table becomes a file of text, and what is read back must be what was scored
+    target = data.table[data.target].to_numpy()
+    table["target"] = target if data.kind == "classification" else target.astype(np.float64)
+    table["prediction"] = names[chosen] if data.kind == "classification" else chosen.astype(np.float64)
     if data.kind == "classification":
         probabilities = torch.from_numpy(outputs).softmax(1).numpy()
         for number, name in enumerate(data.classes):

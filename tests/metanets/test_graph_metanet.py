@@ -1,7 +1,9 @@
 """The graph metanet: what it must not see, what it must see, and that it can be the network it reads."""
 
+from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def built(name: str, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # zero biases and equal gains would hide what is mixed up
         for tensor in module.parameters():
-            tensor += 0.05 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype))
     return module
 
 
@@ -154,7 +156,7 @@ def test_exchanging_dimensions_across_heads_changes_function_and_embedding() -> 
             copy.attention.out_proj.weight[:] = copy.attention.out_proj.weight[:, order].clone()
         return copy
 
-    def embedded(some: list[nn.Module]) -> Tensor:
+    def embedded(some: Sequence[nn.Module]) -> Tensor:
         values = torch.stack([structure.values(tensors(module, structure)) for module in some], 1)
         with torch.no_grad():
             return net(Models(topology(structure), values)).embeddings
@@ -217,13 +219,12 @@ def test_signals_are_the_forward_pass_of_the_network(name: str) -> None:
     net = network(signals=64, layers=0)
     assert isinstance(net, GraphMetanet)
     signals, structure = net.signals, architecture(name)[2]
-    module = built(name, 1)
+    module: Any = built(name, 1)
     if name == "siren":
         with torch.no_grad():
             signals.log_frequency.fill_(torch.tensor(float(module.omega), dtype=torch.float64).log())
         channels = slice(0, signals.SINES * signals.width)
-    else:
-        assert type(module.config if hasattr(module, "config") else module)  # the default activation is ReLU
+    else:  # the default activation is ReLU
         channels = slice(signals.SINES * signals.width, (signals.SINES + signals.RELUS) * signals.width)
     values = structure.values(tensors(module, structure))[:, None]
     graph = topology(structure)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
@@ -23,6 +23,7 @@ def test_regression_metrics_are_those_of_scipy_and_sklearn(seed: int) -> None:
     assert found["tau"] == pytest.approx(kendalltau(targets, predictions.astype(float)).statistic, abs=1e-12)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first draw waits for a busy machine
 @given(st.permutations(range(8)))
 def test_tau_counts_pairs_in_order(order: list[int]) -> None:
     pairs = list(combinations(range(8), 2))
@@ -30,6 +31,7 @@ def test_tau_counts_pairs_in_order(order: list[int]) -> None:
     assert scores(np.arange(8), np.array(order), "regression")["tau"] == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=4, max_size=20, unique=True))
 def test_tau_sees_order_alone_and_r2_the_values(values: list[float]) -> None:
     targets = np.linspace(0, 1, len(values))
