@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
+from modelzoo.kernels.registry import paths
+
 OPTIONAL = {
     "triton": "for GPU kernels: pip install 'metazoo[gpu]'",
     "dask": "to populate on several machines: pip install 'metazoo[dask]'",
@@ -33,6 +35,8 @@ def report() -> list[dict[str, Any]]:
     for module, remedy in OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
         rows.append(_row(f"{module} (optional)", version(module) if there else "missing", "" if there else remedy))
+    for name, chosen, written in paths():
+        rows.append(_row(f"kernel {name}", f"{chosen} (of {written})"))
     for requirement in map(Requirement, requires("metazoo") or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             rows.append(_requirement(requirement))

@@ -1,6 +1,9 @@
 """Fixtures that several packages' tests share."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported, which torch may do at any time
 
 import numpy as np
 import pandas as pd

@@ -1,0 +1,1 @@
+"""Operations of metanets, each beside its plain reference; see `modelzoo.kernels`."""
