@@ -29,11 +29,13 @@ class PoolingAxis:
         factors: the factors that move indices of this dimension, outermost first.
         slot: for every index, the number of its orbit under the group (fixed indices are orbits of their own).
         block: `[*index, factors]`: in which block of each factor the index lies, −1 if that factor leaves it alone.
+        copy: `[*index, factors]`: in which of the factor's independently permuted copies, −1 likewise.
     """
 
     factors: tuple[str, ...]
     slot: np.ndarray
     block: np.ndarray
+    copy: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class SymmetryGroup:
             raise UnknownNameError("parameter", parameter, tensors)
         labels = self.labelling.raw[tensors[parameter]]
         assert labels is not None
-        slots, blocks = self._orbits
+        slots, blocks, copies = self._orbits
         names = [f.name for f in self._permutations]
         result: list[PoolingAxis | None] = []
         for array in labels:
@@ -155,8 +157,8 @@ class SymmetryGroup:
                 continue
             _, first, slot = np.unique(slots[flat], return_index=True, return_inverse=True)
             number = np.argsort(np.argsort(first))[slot].reshape(flat.shape)  # by first occurrence
-            block = np.stack([blocks[k][flat] for k in used], -1)
-            result.append(PoolingAxis(tuple(names[k] for k in used), number, block))
+            block, copy = (np.stack([each[k][flat] for k in used], -1) for each in (blocks, copies))
+            result.append(PoolingAxis(tuple(names[k] for k in used), number, block, copy))
         return tuple(result)
 
     @cached_property
@@ -164,22 +166,23 @@ class SymmetryGroup:
         return tuple(factor for factor in self.factors if isinstance(factor, PermutationFactor))
 
     @cached_property
-    def _orbits(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Orbit number of every label, and per permutation factor the block of every label (−1: none)."""
-        structure, blocks = self.structure, []
+    def _orbits(self) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """Orbit number of every label, and per permutation factor the block and the copy of every label (−1: none)."""
+        structure, blocks, copies = self.structure, [], []
         moved = np.zeros(structure.count, bool)
         for factor in self._permutations:
             nodes = structure.levels[factor.level].nodes
-            block = np.full(structure.count, -1, np.int64)
-            block[nodes.ravel()] = np.broadcast_to(np.arange(nodes.shape[1])[:, None], nodes.shape).ravel()
-            for table in structure.derived:
-                for column in range(1, table.shape[1]):
-                    part = block[np.maximum(table[:, column], 0)]
-                    block[table[:, 0]] = np.where(block[table[:, 0]] < 0, part, block[table[:, 0]])
-            blocks.append(block)
+            for found, axis in ((blocks, 1), (copies, 0)):
+                place = np.full(structure.count, -1, np.int64)
+                place[nodes.ravel()] = np.indices(nodes.shape)[axis].ravel()
+                for table in structure.derived:
+                    for column in range(1, table.shape[1]):
+                        part = place[np.maximum(table[:, column], 0)]
+                        place[table[:, 0]] = np.where(place[table[:, 0]] < 0, part, place[table[:, 0]])
+                found.append(place)
             moved |= factor.moved
         every = np.arange(structure.count, dtype=np.uint64)
-        return np.where(moved, structure.colour, every), blocks
+        return np.where(moved, structure.colour, every), blocks, copies
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=f"symmetry group of {self.program.module_name}", title_justify="left")

@@ -6,7 +6,7 @@ matrix, the columns of the next, and a bias. A diagram of the product is one dia
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, product
 from math import prod, sqrt
 
@@ -29,13 +29,17 @@ class TensorSpace:
     Args:
         tensors: axes by tensor name; a string names a factor, an integer is the length of an axis that no group moves.
         factors: groups by name; symmetric and orthogonal ones.
+        nested: factors inside blocks of another one, by name: a wreath product, as attention's head dimensions inside
+            heads. Every block has its own copy; an axis of a nested factor belongs to the nearest axis of the other
+            factor to its left in the same tensor.
 
     Raises:
-        UserError: an axis names no factor, or a factor is of another kind.
+        UserError: an axis names no factor, a factor is of another kind, or a nested axis stands alone.
     """
 
     tensors: Mapping[str, tuple[Axis, ...]]
     factors: Mapping[str, Group]
+    nested: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, axes in self.tensors.items():
@@ -43,6 +47,10 @@ class TensorSpace:
                 if isinstance(axis, str) and axis not in self.factors:
                     raise UserError(
                         f"axis {axis!r} of tensor {name!r} names no factor; known: {', '.join(self.factors)}."
+                    )
+                if axis in self.nested and self.nested[str(axis)] not in axes[: axes.index(axis)]:
+                    raise UserError(
+                        f"axis {axis!r} of tensor {name!r} is nested in {self.nested[str(axis)]!r}, which must come before it."
                     )
         for name, group in self.factors.items():
             if not isinstance(group, Symmetric | Orthogonal):
@@ -62,7 +70,15 @@ class TensorSpace:
 
     def with_tensors(self, tensors: Mapping[str, tuple[Axis, ...]]) -> "TensorSpace":
         """Other tensors over the same factors."""
-        return TensorSpace(tensors, self.factors)
+        return TensorSpace(tensors, self.factors, self.nested)
+
+    def parents(self, axes: Sequence[Axis]) -> list[int]:
+        """For every axis the position of the axis it is nested in, −1 for none."""
+        found = []
+        for i, axis in enumerate(axes):
+            outer = self.nested.get(axis) if isinstance(axis, str) else None
+            found.append(-1 if outer is None else max(j for j in range(i) if axes[j] == outer))
+        return found
 
     def invariants(self, count: int = 1) -> "TensorSpace":
         """`count` numbers that no factor moves, as one tensor `invariant`."""
@@ -99,15 +115,40 @@ def mlp_space(widths: Sequence[int], bias: bool = True) -> TensorSpace:
 
 
 def _joint_diagrams(source: TensorSpace, a: Sequence[Axis], b: Sequence[Axis], independent: bool) -> list[Diagram]:
-    """Diagrams from moved axes `a` to moved axes `b`: one diagram for every factor, on the axes of that factor."""
-    per_factor = []
-    for factor, group in source.factors.items():
-        lower = [len(b) + i for i, axis in enumerate(a) if axis == factor]
-        upper = [i for i, axis in enumerate(b) if axis == factor]
-        points = upper + lower
-        found = (basis if independent else spanning_set)(group, len(lower), len(upper))
-        per_factor.append([[tuple(points[p] for p in block) for block in d.blocks] for d in found])
-    return [Diagram(len(a), len(b), tuple(chain.from_iterable(choice))) for choice in product(*per_factor)]
+    """Diagrams from moved axes `a` to moved axes `b`: one diagram for every factor, on the axes of that factor.
+
+    Axes of a nested factor meet only where the axes they are nested in do: one diagram for every block of those.
+    """
+    axes = [*b, *a]
+    outer = [*source.parents(b), *(-1 if p < 0 else len(b) + p for p in source.parents(a))]
+    partial: list[list[tuple[int, ...]]] = [[]]
+    for factor in _outermost_first(source):
+        points = [p for p, axis in enumerate(axes) if axis == factor]
+        grown = []
+        for blocks in partial:
+            inside: dict[tuple[int, ...], list[int]] = {}
+            for p in points:
+                inside.setdefault(next((k for k in blocks if outer[p] in k), ()), []).append(p)
+            each = [_partitions(source.factors[factor], own, len(b), independent) for own in inside.values()]
+            grown += [[*blocks, *chain.from_iterable(choice)] for choice in product(*each)]
+        partial = grown
+    return [Diagram(len(a), len(b), tuple(blocks)) for blocks in partial]
+
+
+def _partitions(group: Group, points: Sequence[int], upper: int, independent: bool) -> list[list[tuple[int, ...]]]:
+    """The diagrams of one group on some points, of which those below `upper` are the upper row, as blocks of points."""
+    over = sum(p < upper for p in points)
+    found = (basis if independent else spanning_set)(group, len(points) - over, over)
+    return [[tuple(points[p] for p in block) for block in diagram.blocks] for diagram in found]
+
+
+def _outermost_first(space: TensorSpace) -> list[str]:
+    """The factors, each after the one it is nested in."""
+
+    def depth(name: str) -> int:
+        return 1 + depth(space.nested[name]) if name in space.nested else 0
+
+    return sorted(space.factors, key=depth)
 
 
 class WeightSpaceLinear(nn.Module):
@@ -131,7 +172,7 @@ class WeightSpaceLinear(nn.Module):
         self, source: TensorSpace, target: TensorSpace, channels_in: int, channels_out: int, bias: bool = True
     ) -> None:
         super().__init__()
-        if dict(source.factors) != dict(target.factors):
+        if dict(source.factors) != dict(target.factors) or dict(source.nested) != dict(target.nested):
             raise UserError(
                 "source and target must have the same factors; build the target with source.with_tensors(...)."
             )
