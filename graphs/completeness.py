@@ -2,7 +2,7 @@
 
 The functional dimension at θ is the rank of the Jacobian of (outputs on many inputs) with respect to θ. What is left,
 
-    hidden = number of parameters − functional dimension − dimension of the inferred group,
+    hidden = number of parameters − functional dimension − dimension of the orbit of the inferred group,
 
 counts the continuous symmetries at θ that the inferred group does not explain ("Functional dimension of feedforward ReLU
 neural networks", Grigsby, Lindsey, Meyerhoff and Wu, 2022; "Hidden symmetries of ReLU networks", Grigsby, Lindsey and
@@ -22,6 +22,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from graphs.group import SymmetryGroup
+from graphs.orbit import orbit_dimension
 from graphs.program import Program, evaluation_mode, trace
 from graphs.verify import outputs, random_inputs
 from modelzoo.errors import UserError
@@ -59,27 +60,30 @@ class Completeness:
     Args:
         functional: the functional dimension.
         dimension: of the inferred group.
+        orbit: dimension of its orbit; smaller where part of the group leaves the weights as they are.
         generic: whether the weights were perturbed to a generic point first.
     """
 
     functional: FunctionalDimension
     dimension: int
+    orbit: int
     generic: bool
 
     @property
     def hidden(self) -> int:
         """Continuous symmetries at this point that the group does not explain (an upper bound)."""
-        return self.functional.parameters - self.functional.rank - self.dimension
+        return self.functional.parameters - self.functional.rank - self.orbit
 
     @property
     def sentence(self) -> str:
         """The result in one sentence."""
         found = self.functional
         steady = "" if found.stable else ", still rising"
+        fixed = f" of which {self.dimension - self.orbit} fix this point" if self.orbit < self.dimension else ""
         what = "the inferred group is complete" if self.hidden == 0 else f"{self.hidden} hidden symmetries"
         return (
             f"{found.parameters} parameters − functional dimension {found.rank} (at least; {found.inputs} inputs{steady}, "
-            f"spectral gap {found.gap:.0e}) − group dimension {self.dimension} = {self.hidden}: {what}"
+            f"spectral gap {found.gap:.0e}) − group dimension {self.dimension}{fixed} = {self.hidden}: {what}"
         )
 
 
@@ -100,7 +104,9 @@ def completeness(
         UserError: the module has too many parameters.
     """
     found = functional_dimension(module, example_inputs, program=group.program, generic=generic, **options)
-    return Completeness(found, group.dimension, generic)
+    generator = torch.Generator().manual_seed(options.get("seed", 0)) if generic else None
+    tensors = _tensors(copy.deepcopy(module).double(), generator)  # where the functional dimension was measured
+    return Completeness(found, group.dimension, orbit_dimension(group, tensors), generic)
 
 
 def functional_dimension(

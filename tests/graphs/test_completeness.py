@@ -70,6 +70,34 @@ def test_the_group_of_a_plain_network_is_complete(activation: nn.Module) -> None
     assert "complete" in found.sentence
 
 
+def test_what_fixes_the_weights_is_not_counted() -> None:
+    """3-4-4-2 without activations: GL(4)² and both biases, 40 dimensions, of which 2 leave generic weights alone."""
+    torch.manual_seed(0)
+    module, inputs = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)), (torch.randn(6, 3),)
+    found = completeness(symmetry(module, inputs), module, inputs)
+    assert (found.dimension, found.orbit, found.hidden) == (40, 38, 0)
+    assert "of which 2 fix this point" in found.sentence
+
+
+def test_an_orthogonal_group_moves_along_rotations_only() -> None:
+    class Length(nn.Module):
+        """|W x|."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ self.weight.T).square().sum(-1)
+
+    torch.manual_seed(0)
+    module, inputs = Length(), (torch.randn(6, 4),)
+    group = symmetry(module, inputs)
+    assert [factor.kind for factor in group.factors] == ["O(3)"]
+    found = completeness(group, module, inputs)
+    assert (found.dimension, found.orbit, found.hidden) == (3, 3, 0)
+
+
 def test_tied_and_complex_parameters_are_counted_once_and_twice() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
