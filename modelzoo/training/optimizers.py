@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from modelzoo.kernels.population_adam import population_adam
+
 
 class StackedOptimizer:
     """Optimizer state of a whole population.
@@ -37,6 +39,7 @@ class StackedOptimizer:
         self.first = [torch.zeros_like(p) for p in self.parameters]
         self.second = [torch.zeros_like(p) for p in self.parameters] if kind == "adam" else []
         self.steps = 0
+        self.learning_rate, self.weight_decay = (x.to(self.parameters[0].dtype) for x in (learning_rate, weight_decay))
         self.rates = [_per_model(learning_rate, p) for p in self.parameters]
         self.keep = [1 - _per_model(learning_rate * weight_decay, p) for p in self.parameters]
         self.decays = bool((weight_decay != 0).any())
@@ -53,6 +56,12 @@ class StackedOptimizer:
             `alive` without the models whose gradient is not finite; those are left as they are from now on.
         """
         grads = [_real(g) for g in gradients]
+        self.steps += 1
+        if self.kind == "adam":
+            return population_adam(
+                self.parameters, grads, self.first, self.second, alive, self.learning_rate, self.weight_decay, self.steps,
+                self.gradient_clip, self.BETA1, self.BETA2, self.EPSILON,
+            )  # fmt: skip
         norms = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads]).sum(0).sqrt()
         alive = alive & norms.isfinite()
         factor = torch.ones_like(norms)
@@ -63,25 +72,13 @@ class StackedOptimizer:
             factor = torch.where(alive, factor, 0)
         if self.gradient_clip is not None:
             torch._foreach_mul_(grads, [_per_model(factor, g) for g in grads])
-        self.steps += 1
         rates = self.rates if alive.all() else [rate * _per_model(alive, rate) for rate in self.rates]
         if self.decays:
             keep = self.keep if alive.all() else [torch.where(_per_model(alive, k), k, 1) for k in self.keep]
             torch._foreach_mul_(self.parameters, keep)
-        if self.kind == "sgd":
-            torch._foreach_mul_(self.first, self.MOMENTUM)
-            torch._foreach_add_(self.first, grads)
-            updates = self.first
-        else:
-            torch._foreach_lerp_(self.first, grads, 1 - self.BETA1)
-            torch._foreach_mul_(self.second, self.BETA2)
-            torch._foreach_addcmul_(self.second, grads, grads, 1 - self.BETA2)
-            scale = torch._foreach_div(self.second, 1 - self.BETA2**self.steps)
-            torch._foreach_sqrt_(scale)
-            torch._foreach_add_(scale, self.EPSILON)
-            updates = list(torch._foreach_div(self.first, scale))
-            torch._foreach_div_(updates, 1 - self.BETA1**self.steps)
-        torch._foreach_sub_(self.parameters, torch._foreach_mul(updates, rates))
+        torch._foreach_mul_(self.first, self.MOMENTUM)
+        torch._foreach_add_(self.first, grads)
+        torch._foreach_sub_(self.parameters, torch._foreach_mul(self.first, rates))
         return alive
 
 
