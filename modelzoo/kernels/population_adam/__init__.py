@@ -73,14 +73,14 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     draw = torch.Generator().manual_seed(seed)
 
     def tensors(positive: bool = False) -> list[Tensor]:
-        shapes = ((5, 3, 7), (5, 3), (5, 1, 3, 2, 2), (5, 150))
+        shapes = ((5, 3, 7), (5,), (5, 3), (5, 1, 3, 2, 2), (5, 150))
         values = [torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
         return [value.square() for value in values] if positive else values
 
     alive = torch.tensor([True, True, False, True, True])
     rates, decays = torch.tensor([1e-3, 1e-2, 1e-1, 1.0, 1e-2]), torch.tensor([0.0, 1e-1, 0.1, 0.0, 1.0])
     spoiled = tensors()
-    spoiled[1][1, 2], spoiled[3][4, 70] = float("nan"), float("inf")
+    spoiled[2][1, 2], spoiled[4][4, 70] = float("nan"), float("inf")
     return [
         (tensors(), tensors(), tensors(), tensors(positive=True), alive, rates.to(dtype), decays.to(dtype), 3, 0.5),
         (tensors(), spoiled, tensors(), tensors(positive=True), alive, rates.to(dtype), decays.to(dtype), 1),

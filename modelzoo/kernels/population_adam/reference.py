@@ -28,5 +28,5 @@ def update(
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:
     """Of every model over all tensors, `[model]`."""
-    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
+    norms = [torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
