@@ -170,6 +170,18 @@ class SymmetryGroup:
         """Orbit number of every label, and per permutation factor the block and the copy of every label (−1: none)."""
         structure, blocks, copies = self.structure, [], []
         moved = np.zeros(structure.count, bool)
+        every = np.arange(structure.count, dtype=np.uint64)
+        place_in_block = every.copy()  # of a label that nothing moves: the label itself
+        for factor in sorted(self._permutations, key=lambda f: structure.levels[f.level].depth):
+            nodes = structure.levels[factor.level].nodes
+            place_in_block[nodes] = np.arange(nodes.shape[2])
+        orbit = structure.colour + place_in_block
+        for table in structure.derived:
+            names = table[:, 0]
+            orbit[names] = structure.colour[names]
+            for column in range(1, table.shape[1]):
+                part = place_in_block[np.maximum(table[:, column], 0)]
+                orbit[names] = orbit[names] * np.uint64(1_000_003) + part
         for factor in self._permutations:
             nodes = structure.levels[factor.level].nodes
             for found, axis in ((blocks, 1), (copies, 0)):
@@ -181,8 +193,7 @@ class SymmetryGroup:
                         place[table[:, 0]] = np.where(place[table[:, 0]] < 0, part, place[table[:, 0]])
                 found.append(place)
             moved |= factor.moved
-        every = np.arange(structure.count, dtype=np.uint64)
-        return np.where(moved, structure.colour, every), blocks, copies
+        return np.where(moved, orbit, every), blocks, copies
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=f"symmetry group of {self.program.module_name}", title_justify="left")
