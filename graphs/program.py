@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -98,7 +99,7 @@ class Op:
             return self.arguments[position]
         return self.keywords.get(name, default)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Value ids of all tensor arguments, in order, repeats kept."""
         return tuple(references((self.arguments, tuple(self.keywords.values()))))

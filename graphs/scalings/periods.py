@@ -62,15 +62,15 @@ def periods(context: Context) -> Sequence[Factor]:
     common: dict[Leaf, float] = {}
     for op in waves:
         value, factor = _unscaled(program, op)
-        for leaf, _ in shifts.carried(value) if factor else ():
+        for leaf in (each.leaf for each in shifts.carried(value)) if factor else ():
             period = abs(2 * math.pi / factor)
             ratio = Fraction(period / common.get(leaf, period)).limit_denominator(LARGEST_RATIO)
             common[leaf] = period * ratio.denominator
     found = []
     for leaf, period in common.items():
-        whole = torch.randint(1, 5, leaf.positions.shape, generator=generator).to(torch.float64)
+        whole = torch.randint(1, 5, leaf.shape, generator=generator).to(torch.float64)
         if shifts.follow(leaf, whole * period, lambda tensor: False) is not None:
-            found.append(PeriodFactor(f"period of {part_name(leaf, shifts)}", leaf, period, shifts))
+            found.append(PeriodFactor(f"period of {part_name(leaf)}", leaf, period, shifts))
     return found
 
 

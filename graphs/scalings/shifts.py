@@ -8,7 +8,7 @@ once on random parameters and two random sets of inputs, and only the operators 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -51,6 +51,8 @@ PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv"
             "aten.addmm": (1, 2), "aten.baddbmm": (1, 2), "aten.convolution": (0, 1),
             "aten._native_batch_norm_legit_no_training": (0, 1, 3)}  # fmt: skip
 TOLERANCE = 1e-9
+ROWS = 16  # of an embedding
+LARGEST = 2**14  # numbers of a tensor that does not overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +62,32 @@ class Leaf:
     Args:
         tensor: first name of the tensor.
         value: the value that is computed with.
-        positions: of the shape of that value, flat indices into the tensor.
+        source: shape of the tensor.
+        shape: of the part.
+        trail: the operators that take the part out of the tensor, with the number of the output that is used.
+        entries: flat indices into the tensor, if the part is not a whole value.
     """
 
     tensor: str
     value: int
-    positions: Tensor
+    source: tuple[int, ...]
+    shape: tuple[int, ...]
+    trail: tuple[tuple[Op, int], ...] = ()
+    entries: Tensor | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """Flat indices into the tensor, of the shape of the part; made when asked for, they are as many as weights."""
+        return self.locate(self.source)
+
+    def locate(self, source: Sequence[int]) -> Tensor:
+        """The positions in a tensor of another number of rows."""
+        if self.entries is not None:
+            return self.entries
+        positions = torch.arange(math.prod(source)).reshape(tuple(source))
+        for op, place in self.trail:
+            positions = call(op, partial(_contiguous, positions))[place]
+        return positions
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,8 @@ def call(op: Op, lookup: Lookup) -> list[Any]:
             return [filled(entry) for entry in argument]
         return torch.float64 if argument is torch.float32 else argument
 
+    if op.name in ("aten.view", "aten._unsafe_view"):
+        return [filled(op.arguments[0]).reshape(op.arguments[1])]
     result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
     return list(result) if isinstance(result, list | tuple) else [result]
 
@@ -121,9 +145,33 @@ class Blocked(Exception):
     """A shift met an operator that neither carries it on nor swallows it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A leaf that is added to a value.
+
+    Args:
+        leaf: the leaf.
+        where: of the shape of the value, flat indices into the tensor of the leaf: the entry added at every place.
+    """
+
+    leaf: Leaf
+    where: Tensor
+
+    @cached_property
+    def unique(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries that occur, the first place of each, and for every place the number of its entry."""
+        flat = self.where.flatten()
+        entries, inverse = flat.unique(return_inverse=True)
+        places = torch.full((len(entries),), len(flat))
+        return entries, places.scatter_reduce(0, inverse, torch.arange(len(flat)), "amin"), inverse
+
+
 @dataclass
 class Shifts:
     """Follows shifts through a program.
+
+    The random weights of large tensors are overlapping views of short buffers, and an embedding that the inputs index
+    has few rows here: what is kept is far smaller than the weights.
 
     Args:
         program: the traced module.
@@ -132,12 +180,34 @@ class Shifts:
 
     program: Program
     seed: int = 0
-    _carried: dict[int, list[tuple[Leaf, Tensor]]] = field(default_factory=dict)
+    _carried: dict[int, list[Carried]] = field(default_factory=dict)
 
     @cached_property
     def tied(self) -> dict[str, tuple[str, ...]]:
         """First name of every tensor → all its names."""
         return first_names(self.program)
+
+    @cached_property
+    def twin(self) -> "Shifts":
+        """The same with other random numbers."""
+        return Shifts(self.program, self.seed + 9)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors here, by first name."""
+        found = {}
+        for name in self.tied:
+            value = self.program.tensors[name]
+            shape = self.program.values[value].shape
+            readers = [self.program.ops[i] for i in self.users[value]]
+            indexed = all(
+                op.name == "aten.embedding" and op.arguments[0] == Reference(value) and op.inputs.count(value) == 1
+                and op.inputs[1] not in self.known
+                for op in readers
+            )  # fmt: skip
+            table = readers and indexed and value not in self.program.outputs
+            found[name] = (min(ROWS, shape[0]), *shape[1:]) if table else shape
+        return found
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -149,19 +219,27 @@ class Shifts:
         found: dict[str, Tensor] = {}
         for names in self.tied.values():
             value = self.program.values[self.program.tensors[names[0]]]
-            like = torch.empty(value.shape, dtype=value.dtype)
-            normal = torch.randn(value.shape, generator=generator, dtype=widen(like).dtype)
-            spread = max(1.0, like.numel() / max(1, value.shape[0])) if value.shape else 1.0
-            tensor = normal.abs() + 0.5 if value.id in variances else normal / spread**0.5
+            shape = self.shapes[names[0]]
+            spread = max(1.0, math.prod(shape) / max(1, shape[0])) if shape else 1.0
+            tensor = random_tensor(shape, value.dtype, spread**-0.5, generator)
+            if value.id in variances:
+                tensor = tensor.abs() + 0.5
             found.update(dict.fromkeys(names, tensor))
         return found
+
+    def whole(self, name: str) -> Tensor:
+        """A random tensor with all its rows."""
+        value = self.program.values[self.program.tensors[name]]
+        if value.shape == tuple(self.tensors[name].shape):
+            return self.tensors[name].to(torch.float64)
+        return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(self.seed))
 
     @cached_property
     def runs(self) -> tuple[dict[int, Tensor], ...]:
         """All values for two random sets of inputs."""
         generator = torch.Generator().manual_seed(self.seed + 1)
-        rows = [self.program.values[r.value].shape[0] for op in self.program.ops if op.name == "aten.embedding"
-                if isinstance(r := op.arguments[0], Reference)]  # fmt: skip
+        rows = [self.shapes[name][0] for name in self.tied for op in self.program.ops if op.name == "aten.embedding"
+                if op.arguments[0] == Reference(self.program.tensors[name])]  # fmt: skip
         found = []
         for _ in range(2):
             inputs = []
@@ -201,40 +279,45 @@ class Shifts:
                 continue
             shape = self.program.values[value].shape
             own: list[Leaf] = []
-            self._descend(name, value, torch.arange(torch.Size(shape).numel()).reshape(shape), own)
-            entries = torch.cat([leaf.positions.flatten() for leaf in own] or [torch.empty(0, dtype=torch.int64)])
-            if len(entries.unique()) == len(entries):
-                found += own
+            self._descend(Leaf(name, value, shape, shape), own)
+            if len(own) > 1:
+                entries = torch.cat([leaf.positions.flatten() for leaf in own])
+                if len(entries.unique()) < len(entries):
+                    continue
+            found += own
         return found
 
-    def _descend(self, name: str, value: int, positions: Tensor, found: list[Leaf]) -> None:
+    def _descend(self, leaf: Leaf, found: list[Leaf]) -> None:
         """Add the leaves behind a value that is nothing but entries of a tensor."""
-        readers = [self.program.ops[i] for i in self.users[value]]
-        if value in self.program.outputs or any(
+        readers = [self.program.ops[i] for i in self.users[leaf.value]]
+        if leaf.value in self.program.outputs or any(
             op.name not in MOVES - {"aten.expand", "aten.repeat"} for op in readers
         ):
-            found.append(Leaf(name, value, positions))
+            found.append(leaf)
             return
         for op in readers:
-            for output, moved in zip(op.outputs, call(op, lambda _: positions), strict=False):
+            for place, output in enumerate(op.outputs):
                 if output is not None:
-                    self._descend(name, output, moved, found)
+                    shape = self.program.values[output].shape
+                    self._descend(Leaf(leaf.tensor, output, leaf.source, shape, (*leaf.trail, (op, place))), found)
 
     @cached_property
     def leaf_of(self) -> dict[int, Leaf]:
         """Leaves by their value."""
         return {leaf.value: leaf for leaf in self.leaves}
 
-    def carried(self, value: int) -> list[tuple[Leaf, Tensor]]:
+    def carried(self, value: int) -> list[Carried]:
         """The leaves that are added to a value, each with the entry added at every place."""
+        if value in self.leaf_of:  # not kept: as large as the weights
+            return [Carried(self.leaf_of[value], self.leaf_of[value].positions)]
         if value not in self._carried:
-            self._carried[value] = self._find_carried(value)
+            self._carried[value] = [Carried(leaf, where) for leaf, where in self._find_carried(value)]
         return self._carried[value]
 
+    def _carried_to(self, value: int) -> list[tuple[Leaf, Tensor]]:
+        return [(each.leaf, each.where) for each in self.carried(value)]
+
     def _find_carried(self, value: int) -> list[tuple[Leaf, Tensor]]:
-        if value in self.leaf_of:
-            leaf = self.leaf_of[value]
-            return [(leaf, leaf.positions)]
         producer = self.program.values[value].producer
         if producer is None or value in self.program.constants:
             return []
@@ -246,26 +329,36 @@ class Shifts:
                 return []
             tail = [1] * (len(shape) - 2) if op.name in ("aten.convolution", "aten._native_batch_norm_legit_no_training") else []  # fmt: skip
             return [
-                (leaf, where.reshape(*where.shape, *tail).expand(shape)) for leaf, where in self.carried(bias.value)
+                (leaf, where.reshape(*where.shape, *tail).expand(shape)) for leaf, where in self._carried_to(bias.value)
             ]
         if op.name in ("aten.add", "aten.sub") and op.keywords.get("alpha", 1) == 1:
             operands = op.arguments[: 2 if op.name == "aten.add" else 1]
             return [
                 (leaf, where.expand(shape))
                 for operand in operands if isinstance(operand, Reference)
-                for leaf, where in self.carried(operand.value)
+                for leaf, where in self._carried_to(operand.value)
             ]  # fmt: skip
         if op.name == "aten.embedding" and isinstance(op.arguments[1], Reference):
             index = self.program.constants.get(op.arguments[1].value)
             table = op.arguments[0]
             if index is not None and isinstance(table, Reference):
-                return [(leaf, where[index]) for leaf, where in self.carried(table.value)]
+                return [(leaf, where[index]) for leaf, where in self._carried_to(table.value)]
         if op.name in MOVES and op.outputs.count(value):
             source = next(argument for argument in op.arguments if isinstance(argument, Reference))
             place = op.outputs.index(value)
-            moved = [(leaf, call(op, partial(_contiguous, where))) for leaf, where in self.carried(source.value)]
+            moved = [(leaf, call(op, partial(_contiguous, where))) for leaf, where in self._carried_to(source.value)]
             return [(leaf, pieces[place]) for leaf, pieces in moved]
         return []
+
+    def multiplied(self, leaf: Leaf) -> bool:
+        """Whether a leaf is multiplied by what depends on the inputs, so that an arbitrary shift does so too."""
+        for op in (self.program.ops[i] for i in self.users[leaf.value]):
+            factors = [op.arguments[k] for k in PRODUCTS.get(op.name, ()) if k < len(op.arguments)]
+            if Reference(leaf.value) in factors and any(
+                isinstance(other, Reference) and other.value not in self.known for other in factors
+            ):
+                return True
+        return False
 
     def follow(self, leaf: Leaf, shift: Tensor, allowed: Callable[[str], bool]) -> list[Sink] | None:
         """Shift a leaf and find the biases that take it back; None if an output stays shifted.
@@ -277,7 +370,7 @@ class Shifts:
         """
         size = self.tensors[leaf.tensor].numel()
         change = torch.zeros(size, dtype=torch.float64)
-        change[leaf.positions.flatten()] = shift.flatten()
+        change[leaf.locate(self.shapes[leaf.tensor]).flatten()] = shift.flatten()
         return self._extend({leaf.tensor: change}, [], allowed)
 
     def _extend(
@@ -321,8 +414,9 @@ class Shifts:
         moved: tuple[dict[int, Tensor], ...] = ({}, {})
         for name, change in changes.items():
             value = self.program.tensors[name]
-            for run, now in zip(self.runs, moved, strict=True):
-                now[value] = run[value] + change.reshape(run[value].shape)
+            both = self.runs[0][value] + change.reshape(self.runs[0][value].shape)
+            for now in moved:
+                now[value] = both
         waiting = sorted({i for value in moved[0] for i in self.users[value]})
         seen: set[int] = set()
         while waiting:
@@ -344,8 +438,10 @@ class Shifts:
             return []
         changed: list[int] = []
         before = set(moved[0])
-        for run, now in zip(self.runs, moved, strict=True):
-            results = call(op, lambda value, now=now, run=run: now.get(value, run[value]))  # type: ignore[misc]
+        results: list[Any] = []
+        for number, (run, now) in enumerate(zip(self.runs, moved, strict=True)):
+            if not (number and all(value in self.known for value in op.inputs)):
+                results = call(op, lambda value, now=now, run=run: now.get(value, run[value]))  # type: ignore[misc]
             for output, result in zip(op.outputs, results, strict=False):
                 if output is None:
                     continue
@@ -377,17 +473,19 @@ class Shifts:
         allowed: Callable[[int, str], bool],
     ) -> tuple[Sink, Tensor] | None:
         """A bias that takes back the whole shift of a value."""
+        if value in self.leaf_of:
+            return None
         shifts = [now[value] - run[value] for run, now in zip(self.runs, moved, strict=True)]
         size = max(1.0, float(shifts[0].abs().max()))
         if float((shifts[0] - shifts[1]).abs().max()) <= TOLERANCE * size:
-            for leaf, where in self.carried(value):
-                flat, shift = where.flatten(), shifts[0].flatten()
-                entries, inverse = flat.unique(return_inverse=True)
-                places = torch.full((len(entries),), len(flat)).scatter_reduce(
-                    0, inverse, torch.arange(len(flat)), "amin"
-                )
+            shift = shifts[0].flatten()
+            for carried in self.carried(value):
+                leaf = carried.leaf
+                if not allowed(value, leaf.tensor):
+                    continue
+                entries, places, inverse = carried.unique
                 amount = shift[places]
-                if not allowed(value, leaf.tensor) or float((amount[inverse] - shift).abs().max()) > TOLERANCE * size:
+                if float((amount[inverse] - shift).abs().max()) > TOLERANCE * size:
                     continue
                 used = amount != 0
                 entries, places = entries[used], places[used]
@@ -403,3 +501,13 @@ class Shifts:
 def _contiguous(where: Tensor, _: Any) -> Tensor:
     """The tensor itself, whatever stands in its place."""
     return where.contiguous()
+
+
+def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, spread: float, generator: torch.Generator) -> Tensor:
+    """Normal numbers in double precision; those of a large tensor repeat along oblique lines, to share memory."""
+    wide = widen(torch.empty(0, dtype=dtype)).dtype
+    if math.prod(shape) <= LARGEST:
+        return torch.randn(shape, generator=generator, dtype=wide) * spread
+    strides = [2 * d + 1 for d in range(len(shape))]
+    length = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return (torch.randn(length, generator=generator, dtype=wide) * spread).as_strided(shape, strides)

@@ -7,12 +7,13 @@ small connected block at a time. Blocks of the same shape (one a neuron, usually
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+
+from graphs.scalings.elimination import Vector, null_space
 
 Ids = NDArray[np.int64]
 
@@ -174,24 +175,19 @@ class LinearSystem:
             _, block = connected_components((incidence.T @ incidence).tocsr(), directed=False)
             by_block = np.argsort(block[member[np.searchsorted(equation, np.arange(len(ids)))]], kind="stable")
             block_of_row = block[member[np.searchsorted(equation, by_block)]]
-            cache: dict[bytes, list[list[float]]] = {}
+            cache: dict[bytes, list[Vector]] = {}
             for rows_of_block in np.split(by_block, np.flatnonzero(np.diff(block_of_row)) + 1):
-                unknowns, local = np.unique(ids[rows_of_block], return_inverse=True)
-                local = local.reshape(len(rows_of_block), -1)
-                matrix = np.zeros((len(rows_of_block), len(unknowns)), dtype=np.int64)
-                np.add.at(matrix, (np.arange(len(rows_of_block))[:, None], local), coefficients[rows_of_block])
-                if unknowns[0] == 0:
-                    unknowns, matrix = unknowns[1:], matrix[:, 1:]
-                matrix = matrix[np.lexsort(matrix.T[::-1])]
-                key = matrix.tobytes() + bytes(str(matrix.shape), "ascii")
+                unknowns, local = np.unique(np.append(ids[rows_of_block], 0), return_inverse=True)  # 0 is local 0
+                table = np.stack([local[:-1].reshape(len(rows_of_block), -1), coefficients[rows_of_block]], axis=2)
+                table = table[np.lexsort(table.reshape(len(table), -1).T[::-1])]
+                key = table.tobytes() + bytes(str(table.shape), "ascii")
                 if key not in cache:
-                    cache[key] = null_space(matrix, self.modulus)
+                    equations = [{k: c for k, c in row if c} for row in table.tolist()]
+                    cache[key] = null_space(equations, range(1, len(unknowns)), self.modulus)
                 for vector in cache[key]:
-                    for unknown, value in zip(unknowns, vector, strict=True):
-                        if value:
-                            rows.append(int(unknown))
-                            columns.append(generators)
-                            values.append(value)
+                    rows += unknowns[list(vector)].tolist()
+                    columns += [generators] * len(vector)
+                    values += map(float, vector.values())
                     generators += 1
         free = np.setdiff1d(np.unique(representative), np.append(coupled, 0))
         rows += free.tolist()
@@ -201,47 +197,3 @@ class LinearSystem:
         of_representative = coo_array((values, (rows, columns)), shape=(self.unknowns, generators)).tocsr()
         basis = of_representative[representative].multiply(sign[:, None]).tocsr()
         return csr_array(basis)
-
-
-def null_space(matrix: NDArray[np.int64], modulus: int = 0) -> list[list[float]]:
-    """A basis of `{x : matrix x = 0}` by exact elimination, over the rationals or modulo a prime.
-
-    Args:
-        matrix: `[equation, unknown]` integers.
-        modulus: 0 for the rationals, else a prime.
-
-    Returns:
-        One list a basis vector, each of `unknown` numbers; over the rationals scaled to integers.
-    """
-    rows = [[Fraction(int(entry)) for entry in row] for row in matrix]
-    if modulus:
-        rows = [[Fraction(int(entry) % modulus) for entry in row] for row in matrix]
-    width = matrix.shape[1]
-    pivots: list[int] = []
-    for column in range(width):
-        depth = len(pivots)
-        pivot = next((i for i in range(depth, len(rows)) if rows[i][column]), None)
-        if pivot is None:
-            continue
-        rows[depth], rows[pivot] = rows[pivot], rows[depth]
-        lead = rows[depth][column]
-        inverse = Fraction(pow(int(lead), -1, modulus)) if modulus else 1 / lead
-        rows[depth] = [_reduce(entry * inverse, modulus) for entry in rows[depth]]
-        for i in range(len(rows)):
-            if i != depth and rows[i][column]:
-                factor = rows[i][column]
-                rows[i] = [_reduce(a - factor * b, modulus) for a, b in zip(rows[i], rows[depth], strict=True)]
-        pivots.append(column)
-    basis = []
-    for column in (c for c in range(width) if c not in pivots):
-        vector = [Fraction(0)] * width
-        vector[column] = Fraction(1)
-        for depth, pivot_column in enumerate(pivots):
-            vector[pivot_column] = _reduce(-rows[depth][column], modulus)
-        scale = 1 if modulus else np.lcm.reduce([entry.denominator for entry in vector])
-        basis.append([float(entry * int(scale)) for entry in vector])
-    return basis
-
-
-def _reduce(value: Fraction, modulus: int) -> Fraction:
-    return Fraction(int(value) % modulus) if modulus else value

@@ -4,6 +4,10 @@ Three shapes of a shift are tried: any; the same along a dimension (what a mean 
 for a weight W that reads a layer norm γ n + β, one along 1/γ: as Σ n_i = 0, W + u (1/γ)ᵀ adds u Σ β_i/γ_i for all inputs.
 """
 
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -14,6 +18,11 @@ from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, MOVES, SUMS, Leaf, Shifts, Sink, call
+
+Schedules = list[
+    list[tuple[Op, bool]]
+]  # for every sink the operators to evaluate, and whether what they read is shifted
+Plan = tuple[Schedules, frozenset[str]]  # and the tensors they read
 
 
 class TranslationFactor(Factor):
@@ -37,19 +46,29 @@ class TranslationFactor(Factor):
     ) -> None:
         self.name, self.leaf, self.common, self.gain = name, leaf, common, gain
         self.sinks, self.shifts = tuple(sinks), shifts
-        shape = leaf.positions.shape
-        self.shape = tuple(1 if d in common else size for d, size in enumerate(shape))
+        self.shape = tuple(1 if d in common else size for d, size in enumerate(leaf.shape))
         self.count = self.dimension = int(torch.Size(self.shape).numel())
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
         self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
-        self._plan(everything=False)
-        if sinks and not self._agrees():
-            self._plan(everything=True)
-        dims = shifts.tensors[leaf.tensor].ndim
+        self.schedules, self.reads = self._plan(everything=False)
+        if sinks:
+            full = self._plan(everything=True)
+            if full != (self.schedules, self.reads) and not self._agrees(full):
+                self.schedules, self.reads = full
+        dims = len(leaf.source)
         self.slots = (Slot(leaf.tensor, tuple(range(dims)) if dims > 1 else (0,)[:dims]),
                       *dict.fromkeys(Slot(sink.tensor, (0,)) for sink in sinks))  # fmt: skip
 
-    def _plan(self, everything: bool) -> None:
+    @cached_property
+    def _paths(self) -> list[frozenset[int]]:
+        """For every sink the operators between it and what has been changed before."""
+        changed = [self.leaf.tensor, *(sink.tensor for sink in self.sinks)]
+        return [
+            frozenset(op.index for op in self.shifts.path(set(changed[: number + 1]), sink))
+            for number, sink in enumerate(self.sinks)
+        ]
+
+    def _plan(self, everything: bool) -> Plan:
         """What has to be evaluated for every sink: the operators on the way, and what they read.
 
         Args:
@@ -57,11 +76,9 @@ class TranslationFactor(Factor):
         """
         program = self.shifts.program
         first = {program.tensors[name]: name for name in self.shifts.tied}
-        changed, reads = {self.leaf.tensor}, {self.gain} if self.gain else set()
-        self.schedules: list[list[tuple[Op, bool]]] = []
-        for sink in self.sinks:
-            path = {op.index for op in self.shifts.path(changed, sink)}
-            changed.add(sink.tensor)
+        reads = {self.gain} if self.gain else set()
+        schedules: Schedules = []
+        for path in self._paths:
             needed = {op.output for op in program.ops if op.index in path}
             schedule = []
             for op in reversed(program.ops):
@@ -73,19 +90,16 @@ class TranslationFactor(Factor):
                     for value in references((argument,)):
                         if everything or (value in self.shifts.known and not bias):
                             needed.add(value)
-            self.schedules.append(schedule[::-1])
+            schedules.append(schedule[::-1])
             reads |= {first[value] for value in needed if value in first}
-        self.reads = frozenset(reads)
+        return schedules, frozenset(reads)
 
-    def _agrees(self) -> bool:
+    def _agrees(self, full: Plan) -> bool:
         """Whether the reference run does for other parameters too, tried on random ones."""
-        other = Shifts(self.shifts.program, self.shifts.seed + 9)
-        parameters = self.sample(torch.Generator().manual_seed(3))
-        found = self._changes(parameters, other.tensors)
-        self._plan(everything=True)
-        full = self._changes(parameters, other.tensors)
-        self._plan(everything=False)
-        return all(torch.allclose(found[name], full[name], rtol=1e-7, atol=1e-9) for name in full)
+        parameters, other = self.sample(torch.Generator().manual_seed(3)), self.shifts.twin.tensors
+        found = self._changes(parameters, other)
+        expected = self._changes(parameters, other, full[0])
+        return all(torch.allclose(found[name], expected[name], rtol=1e-7, atol=1e-9) for name in expected)
 
     def identity(self) -> Tensor:
         return torch.zeros(self.count, dtype=torch.float64)
@@ -117,20 +131,24 @@ class TranslationFactor(Factor):
             for first in changes for name in self.shifts.tied[first] if name in tensors
         }  # fmt: skip
 
-    def _changes(self, parameters: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _changes(
+        self, parameters: Tensor, tensors: dict[str, Tensor], schedules: Schedules | None = None
+    ) -> dict[str, Tensor]:
         """What is added to every tensor, for one model."""
-        shift = self._shift(parameters, tensors)
-        changes = {self.leaf.tensor: _placed(shift, self.leaf.positions, self.shifts.tensors[self.leaf.tensor])}
-        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
+        source = tensors[self.leaf.tensor].shape
+        changes = {self.leaf.tensor: _placed(self._shift(parameters, tensors), self.leaf.locate(source), source)}
+        for sink, schedule in zip(self.sinks, self.schedules if schedules is None else schedules, strict=True):
             amount = self._amount(sink, schedule, tensors, changes)
-            target = self.shifts.tensors[sink.tensor]
-            change = _placed(-amount, sink.entries, target)
+            change = _placed(-amount, sink.entries, tensors[sink.tensor].shape)
             changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
         return changes
 
     def _shift(self, parameters: Tensor, tensors: Tensors) -> Tensor:
         """What is added to the leaf, `[..., *shape of the leaf]`."""
-        lead, shape = parameters.shape[:-1], self.leaf.positions.shape
+        lead = parameters.shape[:-1]
+        shape, source = self.leaf.shape, tensors[self.leaf.tensor].shape
+        if not self.leaf.trail and self.leaf.entries is None:  # an embedding may have fewer rows here
+            shape = tuple(source[len(source) - len(shape) :])
         shift = parameters.reshape(*lead, *self.shape) * self.step
         if self.gain is not None:
             gain = widen(tensors[self.gain])
@@ -175,34 +193,34 @@ class TranslationFactor(Factor):
             return None
         if isinstance(by, DiagonalFactor) and self.leaf.tensor in by.additive:
             return None
-        reference = self.shifts.tensors
         names = {slot.tensor for slot in by.slots} | {self.leaf.tensor} | ({self.gain} if self.gain else set())
-        before = {n: reference[n].to(torch.float64) for n in names}
+        reference = {name: self.shifts.whole(name) for name in names}
+        before = dict(reference)
         before.update(by.apply(by.inverse(other), before))
         field = {n: torch.zeros_like(t) for n, t in before.items()}
-        like = reference[self.leaf.tensor]
+        positions, source = self.leaf.positions, self.leaf.source
         for name in self.shifts.tied[self.leaf.tensor]:
-            field[name] = _placed(self._shift(parameters, before), self.leaf.positions, like)
+            field[name] = _placed(self._shift(parameters, before), positions, source)
         moved = by.apply(other, field).get(self.leaf.tensor, field[self.leaf.tensor])
-        lead = moved.shape[: moved.ndim - like.ndim]
-        found = moved.flatten(len(lead))[..., self.leaf.positions]
+        lead = moved.shape[: moved.ndim - len(source)]
+        found = moved.flatten(len(lead))[..., positions]
         if self.gain is not None:
-            wide = [1] * self.leaf.positions.ndim
+            wide = [1] * positions.ndim
             wide[self.common[0]] = -1
             found = found * reference[self.gain].reshape(wide)
         for d in self.common:
             found = found.narrow(len(lead) + d, 0, 1)
         found = found.flatten(len(lead)) / self.step
-        again = _placed(self._shift(found, reference), self.leaf.positions, like)
+        again = _placed(self._shift(found, reference), positions, source)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
 
-def _placed(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
+def _placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
     """Zeros of a tensor's shape with values at flat positions, leading axes of the values kept."""
     lead = values.shape[: values.ndim - positions.ndim]
-    flat = torch.zeros(*lead, like.numel(), dtype=torch.float64)
+    flat = torch.zeros(*lead, math.prod(shape), dtype=torch.float64)
     flat = flat.index_add(-1, positions.flatten(), values.flatten(len(lead)).to(torch.float64))
-    return flat.reshape(*lead, *like.shape)
+    return flat.reshape(*lead, *shape)
 
 
 @finder(40)
@@ -224,21 +242,24 @@ def translations(context: Context) -> list[Factor]:
         return source not in reached
 
     def search(leaf: Leaf, common: tuple[int, ...], gain: str | None = None) -> bool:
-        shape = tuple(1 if d in common else size for d, size in enumerate(leaf.positions.shape))
-        shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(leaf.positions.shape)
+        if not common and shifts.multiplied(leaf):
+            return False
+        here = leaf.locate(shifts.shapes[leaf.tensor]).shape
+        shape = tuple(1 if d in common else size for d, size in enumerate(here))
+        shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(here)
         if gain is not None:
             shift = shift / shifts.tensors[gain].reshape([-1 if d == common[0] else 1 for d in range(len(shape))])
         sinks = shifts.follow(leaf, shift, lambda tensor: allowed_for(leaf.tensor, tensor))
         if sinks is None:
             return False
         after.setdefault(leaf.tensor, set()).update(sink.tensor for sink in sinks)
-        found.append(TranslationFactor(_name(leaf, common, gain, shifts), leaf, common, gain, sinks, shifts))
+        found.append(TranslationFactor(_name(leaf, common, gain), leaf, common, gain, sinks, shifts))
         return True
 
     for leaf in shifts.leaves:
         if search(leaf, ()):
             continue
-        wide = [d for d, size in enumerate(leaf.positions.shape) if size > 1]
+        wide = [d for d, size in enumerate(leaf.shape) if size > 1]
         several = [search(leaf, (0,), gain) for gain in _gains(shifts, leaf)]
         if any(search(leaf, (d,)) for d in wide) or any(several):
             continue
@@ -264,37 +285,39 @@ def _gains(shifts: Shifts, leaf: Leaf) -> list[str]:
         if norm is None or norm.name != "aten.native_layer_norm" or not isinstance(norm.arguments[2], Reference):
             continue
         name = names.get(norm.arguments[2].value)
-        if name is not None and shifts.tensors[name].shape == leaf.positions.shape[:1]:
+        if name is not None and shifts.shapes[name] == leaf.shape[:1]:
             found.append(name)
     return list(dict.fromkeys(found))
 
 
 def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     """Parts of a bias that are told apart where what it is added to is split up."""
-    if sum(size > 1 for size in leaf.positions.shape) != 1:
+    if sum(size > 1 for size in leaf.shape) != 1:
         return []
     entries = leaf.positions.flatten()
     kinds = torch.zeros(len(entries), dtype=torch.int64)
     for value in range(len(shifts.program.values)):
-        for other, where in shifts.carried(value):
-            if other is leaf:
-                present = torch.isin(entries, where.flatten())
+        for carried in shifts.carried(value):
+            if carried.leaf is leaf:
+                present = torch.isin(entries, carried.where.flatten())
                 if not bool(present.all()):
                     kinds = torch.stack([kinds, present.to(torch.int64)]).unique(dim=1, return_inverse=True)[1]
     if not bool(kinds.any()):
         return []
-    return [Leaf(leaf.tensor, leaf.value, entries[kinds == kind]) for kind in kinds.unique().tolist()]
+    parts = [entries[kinds == kind] for kind in kinds.unique().tolist()]
+    return [Leaf(leaf.tensor, leaf.value, leaf.source, tuple(part.shape), entries=part) for part in parts]
 
 
-def part_name(leaf: Leaf, shifts: Shifts) -> str:
+def part_name(leaf: Leaf) -> str:
     """The tensor, and the range of a part of it."""
-    like, entries = shifts.tensors[leaf.tensor], leaf.positions.flatten()
-    width = max(1, like.numel() // max(1, like.shape[0] if like.ndim else 1))
-    first, last = int(entries.min()) // width, int(entries.max()) // width
-    return leaf.tensor if len(entries) == like.numel() else f"{leaf.tensor}[{first}:{last + 1}]"
+    size = math.prod(leaf.source)
+    if math.prod(leaf.shape) == size:
+        return leaf.tensor
+    entries, width = leaf.positions.flatten(), max(1, size // max(1, leaf.source[0] if leaf.source else 1))
+    return f"{leaf.tensor}[{int(entries.min()) // width}:{int(entries.max()) // width + 1}]"
 
 
-def _name(leaf: Leaf, common: tuple[int, ...], gain: str | None, shifts: Shifts) -> str:
+def _name(leaf: Leaf, common: tuple[int, ...], gain: str | None) -> str:
     """Which part of which tensor is shifted, and whether by a common amount."""
     kind = f"shift along 1/{gain} of" if gain else "common shift" if common else "shift"
-    return f"{kind} {part_name(leaf, shifts)}"
+    return f"{kind} {part_name(leaf)}"

@@ -1,0 +1,104 @@
+"""Exact elimination of a sparse homogeneous linear system, over the rationals or modulo a prime."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+from heapq import heapify, heappop, heappush
+from math import gcd, lcm
+
+Equation = dict[int, int]
+Vector = dict[int, int]
+
+
+def null_space(equations: Sequence[Equation], unknowns: Sequence[int], modulus: int = 0) -> list[Vector]:
+    """A basis of the solutions of `Σ_k equation[k] x_k = 0`.
+
+    The shortest equation goes first, and in it the unknown that is met in the fewest others (Markowitz, 1957), which
+    keeps equations short: the ones of a network have few terms.
+
+    Args:
+        equations: coefficient of every unknown that is met.
+        unknowns: all of them.
+        modulus: 0 for the rationals, else a prime.
+
+    Returns:
+        One vector a generator, its non-zero entries by unknown; over the rationals integers without a common divisor.
+    """
+    rows = [{k: c % modulus if modulus else c for k, c in equation.items()} for equation in equations]
+    rows = [{k: c for k, c in row.items() if c} for row in rows]
+    met: defaultdict[int, set[int]] = defaultdict(set)
+    for index, row in enumerate(rows):
+        for unknown in row:
+            met[unknown].add(index)
+    queue = [(len(row), index) for index, row in enumerate(rows)]
+    heapify(queue)
+    solved: list[tuple[int, Equation]] = []
+    while queue:
+        length, index = heappop(queue)
+        row = rows[index]
+        if not row or length != len(row):  # empty, or waiting again with its new length
+            continue
+        pivot = min(row, key=lambda k: (abs(row[k]) != 1, len(met[k]), k))
+        for unknown in row:
+            met[unknown].discard(index)
+        for other in sorted(met.pop(pivot)):
+            _subtract(rows[other], row, pivot, modulus, met, other)
+            heappush(queue, (len(rows[other]), other))
+        solved.append((pivot, row))
+        rows[index] = {}
+    return _solutions(solved, unknowns, modulus)
+
+
+def _subtract(
+    target: Equation, row: Equation, pivot: int, modulus: int, met: defaultdict[int, set[int]], index: int
+) -> None:
+    """Remove the pivot from an equation by a multiple of another one."""
+    lead, factor = row[pivot], target.pop(pivot)
+    if lead != 1:
+        common = gcd(lead, factor)
+        lead, factor = lead // common, factor // common
+        if lead != 1:
+            for unknown in target:
+                target[unknown] = target[unknown] * lead
+    for unknown, coefficient in row.items():
+        if unknown == pivot:
+            continue
+        value = target.get(unknown, 0) - factor * coefficient
+        if modulus:
+            value %= modulus
+        if value:
+            target[unknown] = value
+            met[unknown].add(index)
+        elif unknown in target:
+            del target[unknown]
+            met[unknown].discard(index)
+    common = gcd(*target.values()) if target and not modulus else 1
+    if common > 1:
+        for unknown in target:
+            target[unknown] //= common
+
+
+def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modulus: int) -> list[Vector]:
+    """One solution a free unknown, from equations of which none mentions the pivots of those before it."""
+    pivots = {pivot for pivot, _ in solved}
+    free = [unknown for unknown in unknowns if unknown not in pivots]
+    combination: dict[int, dict[int, Fraction]] = {unknown: {unknown: Fraction(1)} for unknown in free}
+    for pivot, row in reversed(solved):
+        total: defaultdict[int, Fraction] = defaultdict(Fraction)
+        scale = Fraction(-pow(row[pivot], -1, modulus)) if modulus else Fraction(-1, row[pivot])
+        for unknown, coefficient in row.items():
+            if unknown != pivot:
+                for source, value in combination[unknown].items():
+                    total[source] += scale * coefficient * value
+        combination[pivot] = {
+            k: v % modulus if modulus else v for k, v in total.items() if (v % modulus if modulus else v)
+        }
+    vectors: dict[int, dict[int, Fraction]] = {unknown: {} for unknown in free}
+    for unknown in unknowns:
+        for source, value in combination[unknown].items():
+            vectors[source][unknown] = value
+    found = []
+    for vector in vectors.values():
+        scale = 1 if modulus else lcm(*(value.denominator for value in vector.values()))
+        found.append({unknown: int(value * scale) for unknown, value in vector.items()})
+    return found
