@@ -168,16 +168,31 @@ class ScaleWalk:
         return [found for group in by_pattern.values() if (found := self.system.combination(*group)).any()]
 
     def forbid(self, terms: Sequence[Ids]) -> None:
-        """Require that nothing is scaled here."""
-        for term in terms:
-            if term.any():
-                self.system.zero(term)
+        """Require that nothing is scaled here: terms may cancel against those of the dimensions they depend on."""
+        alive = [term for term in terms if term.any()]
+        patterns = [] if self.mixes else _maximal([term.shape for term in alive])
+        for pattern in patterns:
+            own = [term for term in alive if _home(term.shape, patterns) == pattern]
+            if len(own) == 1:
+                self.system.zero(own[0])
+            else:
+                self.system.equation(*((1, term) for term in own))
+        for term in alive if self.mixes else []:
+            self.system.zero(term)
 
     def forbid_along(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
-        """Require that the scale does not depend on these dimensions; returns the terms that do not."""
-        dependent = [term for term in terms if any(term.shape[axis] > 1 for axis in axes)]
-        self.forbid(dependent)
-        return [term for term in terms if all(term.shape[axis] == 1 for axis in axes)]
+        """Require that the scale does not depend on these dimensions; returns the terms without them."""
+        kept = []
+        for term in terms:
+            if all(term.shape[axis] == 1 for axis in axes):
+                kept.append(term)
+            elif self.mixes:
+                self.forbid([term])
+            else:
+                first = term[tuple(slice(0, 1) if d in axes else slice(None) for d in range(term.ndim))]
+                self.system.equal(term, first)
+                kept.append(first)
+        return kept
 
     def equate(self, left: Scale, right: Scale) -> Scale:
         """Require equal scales (of broadcast operands of equal rank); an all-zero side agrees with anything."""

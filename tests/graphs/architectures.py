@@ -27,10 +27,12 @@ class Sum(nn.Module):
         return x + self.inner(x)
 
 
-def residual_mlp(width: int = 6, hidden: int = 5, blocks: int = 2) -> nn.Sequential:
+def residual_mlp(width: int = 6, hidden: int = 5, blocks: int = 2, ends: tuple[int, int] = (3, 2)) -> nn.Sequential:
     """Residual blocks between two linear maps."""
     return nn.Sequential(
-        nn.Linear(3, width), *(Sum(mlp(width, hidden, width)) for _ in range(blocks)), nn.Linear(width, 2)
+        nn.Linear(ends[0], width),
+        *(Sum(mlp(width, hidden, width)) for _ in range(blocks)),
+        nn.Linear(width, ends[1]),
     )
 
 
@@ -250,9 +252,10 @@ class TensorTrain(nn.Module):
 class Bilinear(nn.Module):
     """y = W (A x ∘ B x)."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: int = 3, after: int = 2) -> None:
         super().__init__()
-        self.a, self.b, self.w = (nn.Linear(i, o, bias=False) for i, o in ((3, 5), (3, 5), (5, 2)))
+        sizes = ((before, 5), (before, 5), (5, after))
+        self.a, self.b, self.w = (nn.Linear(i, o, bias=False) for i, o in sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w(self.a(x) * self.b(x))
@@ -302,9 +305,9 @@ class GraphNetwork(nn.Module):
 class FourierOperator(nn.Module):
     """Lift, one spectral convolution with a pointwise bypass, project (FNO)."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: int = 2, after: int = 1) -> None:
         super().__init__()
-        self.lift, self.bypass, self.project = nn.Conv1d(2, 4, 1), nn.Conv1d(4, 5, 1), nn.Conv1d(5, 1, 1)
+        self.lift, self.bypass, self.project = nn.Conv1d(before, 4, 1), nn.Conv1d(4, 5, 1), nn.Conv1d(5, after, 1)
         self.weight = nn.Parameter(torch.randn(4, 5, 3, dtype=torch.complex64))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,6 +38,16 @@ def reduction(walk: ScaleWalk, op: Op) -> None:
         walk.set(op, [], index)
 
 
+@rule("aten.linalg_vector_norm")
+def vector_norm(walk: ScaleWalk, op: Op) -> None:
+    """A norm is scaled with what it is taken of; it sees no signs and no phases."""
+    terms, axes = walk.terms(op.arguments[0]), _axes(walk, op, 2)
+    if walk.mixes or op.argument(1, "ord") == 0:
+        walk.forbid(terms)
+    scaled = walk.kind == "positive" and op.argument(1, "ord") != 0
+    walk.set(op, _reduced(walk, op, walk.forbid_along(terms, axes), axes) if scaled else [])
+
+
 @rule("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool1d",
       "aten.max_pool2d_with_indices", "aten.upsample_nearest2d", "aten.upsample_bilinear2d")  # fmt: skip
 def pooling(walk: ScaleWalk, op: Op) -> None:

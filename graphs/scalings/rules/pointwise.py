@@ -125,6 +125,16 @@ def addition(walk: ScaleWalk, op: Op) -> None:
     walk.set(op, total)
 
 
+@rule("aten.gt", "aten.ge", "aten.lt", "aten.le", "aten.eq", "aten.ne")
+def comparison(walk: ScaleWalk, op: Op) -> None:
+    """Compared with zero: the answer does not see positive scales (PReLU asks x > 0)."""
+    left, right = op.arguments[:2]
+    if walk.kind != "positive" or isinstance(right, Reference) or right != 0:
+        for argument in (left, right):
+            walk.forbid(walk.terms(argument))
+    walk.set(op, [])
+
+
 @rule("aten.exp")
 def exponential(walk: ScaleWalk, op: Op) -> None:
     """A parameter that is nothing but exponentiated carries its scale as a summand; else nothing may be scaled."""
