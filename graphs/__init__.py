@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphs.canonical import CanonicalForm, canonicalize
+    from graphs.canonical import CanonicalForm, balanced, canonicalize
     from graphs.completeness import Completeness, FunctionalDimension, completeness, functional_dimension
     from graphs.elements import GroupElement
     from graphs.factors import Factor, Slot
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 __all__ = [
     "EDGE_KINDS", "EDGE_OPS", "NODE_KINDS", "CanonicalForm", "Completeness", "Factor", "FunctionalDimension",
     "GraphStructure", "GroupElement", "Labelling", "Op", "PoolingAxis", "Program", "Reference", "Slot",
-    "SymmetryGroup", "Value", "Verdict", "canonicalize", "completeness", "functional_dimension", "graph_structure",
+    "SymmetryGroup", "Value", "Verdict", "balanced", "canonicalize", "completeness", "functional_dimension", "graph_structure",
     "infer", "label", "layer_graph", "parameter_graph", "scatter_parameters", "symmetry", "to_networkx", "trace",
     "verify",
 ]  # fmt: skip
 
 _HOMES = {
-    "canonical": ("CanonicalForm", "canonicalize"),
+    "canonical": ("CanonicalForm", "balanced", "canonicalize"),
     "completeness": ("Completeness", "FunctionalDimension", "completeness", "functional_dimension"),
     "elements": ("GroupElement",),
     "factors": ("Factor", "Slot"),

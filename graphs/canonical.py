@@ -36,6 +36,8 @@ NEWTON_STEPS = 60
 PRECISION = 1e-14  # slope of the squared norm, relative to it, at which a point counts as the least
 NEARLY = 1e-9  # below it, a slope that no longer falls is rounding
 LONGEST_STEP = 2.0
+DENSE = 400  # unknowns up to which the Hessian is formed
+FLAT = 1e-14  # of the largest curvature: below it a direction has none
 UNBOUNDED = 15.0  # log-scales beyond: a unit without weights on one side has no least norm
 SIGNATURES = 64  # random elements that identify which unit an activation turns with
 
@@ -72,6 +74,19 @@ def canonicalize(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
     return _Canonical(group, tensors).run()
 
 
+def balanced(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
+    """The first step alone: the point of least norm along scales, linear factors and translations.
+
+    Two models of one orbit have balanced forms that a compact element (permutations, signs, phases, rotations) takes
+    into each other, so distances between balanced forms are distances between orbits.
+
+    Args:
+        group: the symmetry group.
+        tensors: parameters and state buffers by name, `[*shape]`; other names pass through.
+    """
+    return _Canonical(group, tensors).run(compact=False)
+
+
 class _Canonical:
     """One canonicalization: the current tensors and the word that led to them."""
 
@@ -87,9 +102,18 @@ class _Canonical:
         self.tensors.update(factor.apply(parameters, self.tensors))
         self.word.append((factor, parameters))
 
-    def run(self) -> CanonicalForm:
-        """All steps in turn."""
+    def run(self, compact: bool = True) -> CanonicalForm:
+        """All steps in turn, or only those along non-compact factors."""
         self.balance()
+        if compact:
+            self.choose()
+        word = GroupElement(self.group, ())
+        for factor, parameters in self.word:
+            word = GroupElement(self.group, ((factor, parameters),)) @ word
+        return CanonicalForm(self.tensors, word, tuple(self.ties), tuple(self.left))
+
+    def choose(self) -> None:
+        """One point of a compact orbit: periods, signs and phases, axes, branches, order."""
         for factor in self.group.factors:
             if isinstance(factor, PeriodFactor):
                 self.apply(factor, factor.nearest(self.tensors[factor.leaf.tensor]))
@@ -110,10 +134,6 @@ class _Canonical:
                 keys = torch.empty_like(keys).scatter(-1, torch.from_numpy(factor.label_map(order)), keys)
             elif not isinstance(factor, DiagonalFactor | LinearFactor | TranslationFactor | SwapFactor):
                 self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
-        word = GroupElement(self.group, ())
-        for factor, parameters in self.word:
-            word = GroupElement(self.group, ((factor, parameters),)) @ word
-        return CanonicalForm(self.tensors, word, tuple(self.ties), tuple(self.left))
 
     # --- least norm -------------------------------------------------------------------------------------------------
 
@@ -146,7 +166,7 @@ class _Canonical:
             if steepness <= PRECISION or (steepness < NEARLY and steepness > before / 2):
                 break
             before = steepness
-            step = _solve(partial(_curvature, slope, zero), -gradient)
+            step = _newton(slope, zero, -gradient)
             step = step * min(1.0, LONGEST_STEP / float(step.abs().max()))
             while float(step.abs().max()) > 1e-3 and not norm(step) < level:
                 step = step / 2
@@ -259,6 +279,18 @@ class _Canonical:
         self.apply(factor, vectors.mT.contiguous())
 
 
+def _newton(slope: Tensor, at: Tensor, right: Tensor) -> Tensor:
+    """The Newton step: by the dense Hessian where it is small, whose flat directions are left alone, else iteratively."""
+    if len(right) > DENSE:
+        return _solve(partial(_curvature, slope, at), right)
+    every = torch.eye(len(right), dtype=right.dtype)
+    hessian = torch.autograd.grad(slope, at, every, retain_graph=True, is_grads_batched=True)[0]
+    values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
+    curved = values > FLAT * values[-1]
+    step = vectors[:, curved] @ ((vectors[:, curved].mT @ right) / values[curved])
+    return step if bool(step.any()) else right
+
+
 def _curvature(slope: Tensor, at: Tensor, direction: Tensor) -> Tensor:
     """Hessian-vector product through a gradient that kept its graph."""
     return torch.autograd.grad(slope, at, direction, retain_graph=True)[0]
@@ -297,7 +329,10 @@ def _is_compact(factor: Factor) -> bool:
 def _exponential(factor: Factor, direction: Tensor) -> Tensor:
     """The element in a direction; of linear factors only the symmetric part moves the norm."""
     if isinstance(factor, LinearFactor):
-        return torch.linalg.matrix_exp((direction + direction.mT) / 2)
+        symmetric = (direction + direction.mT) / 2
+        if direction.requires_grad:  # two derivatives at zero are wanted, and matrix_exp's are slow
+            return factor.identity() + symmetric + symmetric @ symmetric / 2
+        return torch.linalg.matrix_exp(symmetric)
     return direction
 
 

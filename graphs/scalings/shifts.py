@@ -110,6 +110,9 @@ class Sink:
 Lookup = Callable[[int], Tensor]
 
 
+BATCH_NORM = "aten._native_batch_norm_legit_no_training"
+
+
 def call(op: Op, lookup: Lookup) -> list[Any]:
     """The outputs of an operator in double precision."""
 
@@ -122,6 +125,12 @@ def call(op: Op, lookup: Lookup) -> list[Any]:
 
     if op.name in ("aten.view", "aten._unsafe_view"):
         return [filled(op.arguments[0]).reshape(op.arguments[1])]
+    if op.name == BATCH_NORM:  # torch's own cannot be differentiated by the running statistics
+        x, weight, bias, mean, variance, _, epsilon = map(filled, op.arguments)
+        wide = (-1, *[1] * (x.ndim - 2))
+        scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
+        shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
+        return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
     result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
     return list(result) if isinstance(result, list | tuple) else [result]
 
