@@ -363,6 +363,8 @@ class Shifts:
         """Whether a leaf is multiplied by what depends on the inputs, so that an arbitrary shift does so too."""
         for op in (self.program.ops[i] for i in self.users[leaf.value]):
             factors = [op.arguments[k] for k in PRODUCTS.get(op.name, ()) if k < len(op.arguments)]
+            if op.name == BATCH_NORM and op.arguments[3] == Reference(leaf.value):  # γ (x − μ): γ alone multiplies μ
+                factors = [op.arguments[1], op.arguments[3]]
             if Reference(leaf.value) in factors and any(
                 isinstance(other, Reference) and other.value not in self.known for other in factors
             ):
