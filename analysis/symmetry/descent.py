@@ -1,0 +1,373 @@
+"""Coordinate descent over the compact factors of a group: bring one model as close to another as symmetry allows.
+
+Minimised is ‖A − g·B‖² over the parameters. With all other factors held, one factor's best element is found exactly:
+
+* permutations: a linear assignment of blocks (the Hungarian method), together with the signs, phases and swaps that
+  belong to a block alone;
+* blocks with something inside (heads, groups of channels): first the best inside for every pair of blocks, then the
+  assignment of blocks;
+* linear factors: the orthogonal Procrustes rotation;
+* signs, phases, swaps and periods that no block owns: every one by itself.
+
+"Git Re-Basin: Merging Models modulo Permutation Symmetries" (Ainsworth, Hayase and Srinivasa, 2023) is the case of
+permutations in a chain of layers. Where blocks stand twice in one tensor (recurrent weights) the assignment problem is
+quadratic: it is linearised, improved by the Frank–Wolfe method, and a step is only taken if it brings the models closer.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from analysis.symmetry.occurrences import Blocks, Places, matrices_of, parameters_of
+from analysis.symmetry.owned import Indices, owned
+from graphs.factors import Factor, PermutationFactor, Tensors
+from graphs.group import SymmetryGroup
+from graphs.scalings.commutation import SwapFactor
+from graphs.scalings.diagonal import DiagonalFactor
+from graphs.scalings.linear import LinearFactor, Mixed
+from graphs.scalings.periods import PeriodFactor
+
+KINDS = 3  # signs and swaps of a block that are tried in all combinations with its assignment
+PAIRED = 32  # blocks up to which the insides of all pairs are matched
+STEPS = 20  # of Frank–Wolfe
+INNER_SWEEPS = 10  # over what a pair of blocks holds
+GAIN = 1e-12  # of the squared norm; less is rounding
+
+
+class Own(NamedTuple):
+    """Generators that blocks own: the factor, and their numbers `[copies, m, kinds]`."""
+
+    factor: Factor
+    numbers: Indices
+
+
+class Plan:
+    """What a group offers to a descent: made once, used for every pair of models.
+
+    Args:
+        group: the group.
+        places: labels and shapes of the tensors that are compared; None for the parameters.
+    """
+
+    def __init__(self, group: SymmetryGroup, places: Places | None = None) -> None:
+        self.group = group
+        places = parameters_of(group) if places is None else places
+        self.parameters = tuple(places)
+        self.blocks = {f.name: Blocks(group, f, places) for f in group.factors if isinstance(f, PermutationFactor)}
+        self.owns: dict[str, list[Own]] = {}
+        for name, blocks in self.blocks.items():
+            found = [(f, owned(blocks, f)) for f in group.factors if f is not blocks.factor]
+            self.owns[name] = [Own(f, numbers) for f, numbers in found if numbers is not None]
+        inner = {own.factor.name for own in itertools.chain(*self.owns.values()) if _is_inner(own.factor)}
+        self.moving = [f for f in group.factors if self.moves(f)]
+        self.outer = [f for f in self.moving if f.name not in inner]  # what is inside comes with its blocks
+
+    def moves(self, factor: Factor) -> bool:
+        """Whether a descent moves this factor: what is compact or discrete, and GL along its rotations."""
+        if isinstance(factor, DiagonalFactor):
+            return factor.question != "positive"
+        return isinstance(factor, PermutationFactor | LinearFactor | SwapFactor | PeriodFactor)
+
+    def inside(self, name: str) -> list[Own]:
+        """What must be matched inside a pair of blocks before the blocks can be compared."""
+        return [own for own in self.owns[name] if _is_inner(own.factor)]
+
+    def kinds(self, name: str) -> list[tuple[Factor, Indices]]:
+        """Signs and swaps of single blocks, one entry a kind, `[copies, m]`; at most `KINDS` of them."""
+        found: list[tuple[Factor, Indices]] = [
+            (own.factor, own.numbers[..., k])
+            for own in self.owns[name]
+            if isinstance(own.factor, SwapFactor) or (isinstance(own.factor, DiagonalFactor) and own.factor.question == "sign")
+            for k in range(own.numbers.shape[-1])
+        ]  # fmt: skip
+        return found[:KINDS]
+
+    def phase(self, name: str) -> tuple[Factor, Indices] | None:
+        """The phases of single blocks, where they are of one kind."""
+        for own in self.owns[name]:
+            if isinstance(own.factor, DiagonalFactor) and own.factor.question == "phase" and own.numbers.shape[-1] == 1:
+                return own.factor, own.numbers[..., 0]
+        return None
+
+
+def _is_inner(factor: Factor) -> bool:
+    return isinstance(factor, PermutationFactor | LinearFactor)
+
+
+class Descent:
+    """One model on its way to another.
+
+    Args:
+        plan: of their group.
+        reference: where to, double precision.
+        tensors: from where, double precision.
+    """
+
+    def __init__(self, plan: Plan, reference: Tensors, tensors: Tensors) -> None:
+        self.plan = plan
+        self.reference = {name: reference[name] for name in plan.parameters}
+        self.tensors = dict(tensors)
+        self.word: list[tuple[Factor, Tensor]] = []
+        self.softened: set[str] = set()
+        self.scale = sum(float(tensor.abs().square().sum()) for tensor in self.reference.values()) or 1.0
+
+    def squared_distance(self) -> float:
+        """‖A − B‖² over the parameters, for B as it stands."""
+        return squared_distance(self.reference, self.tensors)
+
+    def apply(self, factor: Factor, parameters: Tensor) -> None:
+        """Move B by one element."""
+        self.tensors.update(factor.apply(parameters, self.tensors))
+        self.word.append((factor, parameters))
+
+    def run(self, sweeps: int, generator: np.random.Generator, held: Sequence[str] = ()) -> int:
+        """Sweep over all factors but those held, in random order, until nothing brings the models closer.
+
+        Returns:
+            the number of sweeps.
+        """
+        before = self.squared_distance()
+        for sweep in range(sweeps):
+            order = [factor for factor in (self.plan.moving if held else self.plan.outer) if factor.name not in held]
+            generator.shuffle(order)
+            for factor in order:
+                self.attempt(factor)
+            after = self.squared_distance()
+            if before - after <= GAIN * self.scale:
+                return sweep + 1
+            before = after
+        return sweeps
+
+    def attempt(self, factor: Factor, only: Indices | None = None) -> None:
+        """One factor's step, taken back unless it brings the models closer.
+
+        Args:
+            factor: which.
+            only: generators that may move, None for all.
+        """
+        tensors, length, before = dict(self.tensors), len(self.word), self.squared_distance()
+        self.step(factor, only)
+        if before - self.squared_distance() <= GAIN * self.scale:
+            self.tensors, self.word = tensors, self.word[:length]
+
+    def step(self, factor: Factor, only: Indices | None = None) -> None:
+        """The best element of one factor with all others held."""
+        if isinstance(factor, PermutationFactor):
+            inside = self.plan.inside(factor.name)
+            if inside and self.plan.blocks[factor.name].count <= PAIRED:
+                self.assign_with_insides(factor)
+            else:
+                self.assign(factor)
+                self.match_insides(inside)
+        elif isinstance(factor, LinearFactor):
+            self.apply(factor, self.rotation(factor, only))
+        elif isinstance(factor, PeriodFactor):
+            leaf = factor.leaf
+            gap = self.reference[leaf.tensor] - self.tensors[leaf.tensor]
+            self.apply(factor, (gap.flatten()[leaf.positions.flatten()] / factor.step).round())
+        elif isinstance(factor, SwapFactor):
+            self.apply(factor, self.swaps(factor))
+        elif isinstance(factor, DiagonalFactor):
+            self.apply(factor, self.turns(factor))
+
+    # --- permutations -----------------------------------------------------------------------------------------------
+
+    def assign(self, factor: PermutationFactor) -> None:
+        """Assign blocks, with the signs, swaps and phases they own; where that is not exact, also by Frank–Wolfe."""
+        blocks = self.plan.blocks[factor.name]
+        start, length = dict(self.tensors), len(self.word)
+        self.assign_once(factor)
+        if blocks.exact or factor.name in self.softened:
+            return
+        self.softened.add(factor.name)  # once is enough, the sweeps refine what it found
+        best, tensors, word = self.squared_distance(), self.tensors, self.word[length:]
+        self.tensors, self.word = start, self.word[:length]
+        self.apply(factor, self.frank_wolfe(factor))
+        self.assign_once(factor)
+        if self.squared_distance() > best:
+            self.tensors, self.word = tensors, [*self.word[:length], *word]
+
+    def assign_once(self, factor: PermutationFactor) -> None:
+        """One linear assignment of blocks from their overlaps as they stand."""
+        blocks, kinds, phase = self.plan.blocks[factor.name], self.plan.kinds(factor.name), self.plan.phase(factor.name)
+        patterns = list(itertools.product((0, 1), repeat=len(kinds)))
+        overlaps, angles = [], []
+        for pattern in patterns:
+            turned = self.patterned(kinds, pattern)
+            overlap, angle = self.phased(blocks, phase, turned)
+            overlaps.append(overlap)
+            angles.append(angle)
+        overlap, choice = torch.stack(overlaps).max(0)  # [copies, m, m]
+        order = assignment(overlap)
+        self.apply(factor, order.argsort(-1))
+        copies = torch.arange(blocks.copies)[:, None].expand(order.shape)
+        places = torch.arange(blocks.count).expand(order.shape)
+        chosen = torch.tensor(patterns)[choice[copies, places, order]]  # [copies, m, kinds]
+        for k, (other, numbers) in enumerate(kinds):
+            bits = other.identity()
+            bits[torch.from_numpy(numbers)] = chosen[..., k].to(bits.dtype)
+            if bits.any():
+                self.apply(other, bits)
+        if phase is not None:
+            turn = phase[0].identity()
+            turn[torch.from_numpy(phase[1])] = torch.stack(angles)[choice[copies, places, order], copies, places, order]
+            self.apply(phase[0], turn)
+
+    def patterned(self, kinds: list[tuple[Factor, Indices]], pattern: tuple[int, ...]) -> dict[str, Tensor]:
+        """B with the same kinds of signs and swaps turned in every block."""
+        turned = self.tensors
+        for (factor, numbers), bit in zip(kinds, pattern, strict=True):
+            if bit:
+                bits = factor.identity()
+                bits[torch.from_numpy(numbers)] = 1
+                turned = {**turned, **factor.apply(bits, turned)}
+        return turned
+
+    def phased(
+        self, blocks: Blocks, phase: tuple[Factor, Indices] | None, tensors: Tensors
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Overlaps at the best phase of every pair, and that phase: c + a cos φ + b sin φ through three angles."""
+        overlap = blocks.overlap(self.reference, tensors)
+        if phase is None:
+            return overlap, torch.zeros_like(overlap)
+        factor, numbers = phase
+        others = []
+        for angle in (np.pi, np.pi / 2):
+            turn = factor.identity()
+            turn[torch.from_numpy(numbers)] = angle
+            others.append(blocks.overlap(self.reference, {**tensors, **factor.apply(turn, tensors)}))
+        constant, cosine = (overlap + others[0]) / 2, (overlap - others[0]) / 2
+        sine = others[1] - constant
+        return constant + torch.hypot(cosine, sine), torch.atan2(sine, cosine)
+
+    def assign_with_insides(self, factor: PermutationFactor) -> None:
+        """Match the insides of all pairs of blocks, then assign the blocks by what that gave."""
+        blocks, inside = self.plan.blocks[factor.name], self.plan.inside(factor.name)
+        start, length = dict(self.tensors), len(self.word)
+        every = torch.arange(blocks.count)
+        values = torch.zeros(blocks.copies, blocks.count, blocks.count, dtype=torch.float64)
+        for shift in range(blocks.count):  # block i of A beside block i + shift of B, all i at once
+            self.apply(factor, (every - shift).remainder(blocks.count).expand(blocks.copies, -1))
+            self.match_insides(inside)
+            values[:, every, (every + shift) % blocks.count] = blocks.values(self.reference, self.tensors)
+            self.tensors, self.word = dict(start), self.word[:length]
+        self.apply(factor, assignment(values).argsort(-1))
+        self.match_insides(inside)
+
+    def match_insides(self, inside: list[Own]) -> None:
+        """Descend over what blocks hold, until it stands."""
+        before = self.squared_distance()
+        for _ in range(INNER_SWEEPS):
+            for own in inside:
+                self.attempt(own.factor, own.numbers)
+            after = self.squared_distance()
+            if len(inside) == 1 or before - after <= GAIN * self.scale:
+                return
+            before = after
+
+    def frank_wolfe(self, factor: PermutationFactor) -> Tensor:
+        """Climb the overlap over doubly stochastic matrices from the flat point; the nearest permutation of the end."""
+        blocks = self.plan.blocks[factor.name]
+        start = {name: self.tensors[name] for name in blocks.tensors}
+        reference = {name: self.reference[name] for name in start}
+        soft = (torch.eye(blocks.count) + 1 / blocks.count).double().repeat(blocks.copies, 1, 1) / 2
+
+        def overlap(matrices: Tensor) -> Tensor:
+            return inner(reference, blocks.mix(matrices, start))
+
+        for _ in range(STEPS):
+            soft.requires_grad_()
+            level = overlap(soft)
+            (slope,) = torch.autograd.grad(level, soft)
+            soft = soft.detach()
+            corner = matrices_of(assignment(slope).argsort(-1))
+            size, gain = best_step(lambda t: float(overlap(soft + t * (corner - soft))), float(level.detach()))  # noqa: B023
+            if gain <= GAIN * self.scale:
+                break
+            soft = soft + size * (corner - soft)
+        return assignment(soft).argsort(-1)
+
+    # --- everything else --------------------------------------------------------------------------------------------
+
+    def rotation(self, factor: LinearFactor, only: Indices | None = None) -> Tensor:
+        """The orthogonal Procrustes solution of every copy: U Vᵀ of Σ A_part B_partᵀ."""
+        total = torch.zeros_like(factor.identity())
+        for m in factor.mixed:
+            if m.tensor in self.reference:
+                a, b = part_of(self.reference[m.tensor], m), part_of(self.tensors[m.tensor], m)
+                total += torch.einsum("recsn,recsm->cnm", a, b)
+        left, _, right = torch.linalg.svd(total)
+        found = left @ right
+        if only is not None:
+            chosen = np.zeros(factor.copies, bool)
+            chosen[only.ravel()] = True
+            found = torch.where(torch.from_numpy(chosen)[:, None, None], found, factor.identity())
+        return found
+
+    def swaps(self, factor: SwapFactor) -> Tensor:
+        """Every unit's swap by itself: ⟨A_left, B_right⟩ + ⟨A_right, B_left⟩ against ⟨A_left, B_left⟩ + ⟨A_right, B_right⟩."""
+        gain = torch.zeros(factor.count, dtype=torch.float64)
+        for pair in factor.pairs:
+            a, b = ([_rows(part[name], pair.dim) for name in (pair.left, pair.right)] for part in (self.reference, self.tensors))  # fmt: skip
+            gain.index_add_(0, torch.as_tensor(pair.unit), ((a[0] - a[1]) * (b[1] - b[0]).conj()).real.sum(1))
+        return (gain > 0).long()
+
+    def turns(self, factor: DiagonalFactor) -> Tensor:
+        """Signs or phases, every generator by itself."""
+        amount = torch.zeros(factor.count, dtype=torch.complex128)
+        for term in factor.exponents:
+            if term.tensor not in self.reference or term.additive:
+                continue
+            product = (self.reference[term.tensor] * self.tensors[term.tensor].conj()).to(torch.complex128)
+            gone = [d for d, size in enumerate(term.shape) if size == 1]
+            reduced = (product.sum(gone, keepdim=True) if gone else product).flatten()
+            index, coefficient = torch.from_numpy(term.index), torch.from_numpy(term.coefficient)
+            if factor.question == "sign":
+                weight = coefficient.remainder(2)
+                amount.index_add_(0, index.flatten(), (reduced.real[:, None] * weight).flatten().to(torch.complex128))
+            else:
+                part = torch.where(coefficient > 0, reduced[:, None], reduced[:, None].conj())
+                amount.index_add_(0, index.flatten(), torch.where(coefficient.abs() == 1, part, 0).flatten())
+        return (amount.real < 0).long() if factor.question == "sign" else torch.angle(amount)
+
+
+def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Σ Re⟨A, B⟩ over the names of the first."""
+    return sum(((a.conj() * right[name]).real.sum() for name, a in left.items()), torch.zeros((), dtype=torch.float64))
+
+
+def squared_distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
+    """‖A − B‖² over the names of the first."""
+    return float(sum(float((tensor - right[name]).abs().square().sum()) for name, tensor in left.items()))
+
+
+def assignment(overlap: Tensor) -> Tensor:
+    """For every place the block with the largest total overlap, `[copies, m]` from `[copies, m, m]` (Hungarian)."""
+    found = [linear_sum_assignment(table, maximize=True)[1] for table in overlap.detach().numpy()]
+    return torch.from_numpy(np.stack(found)).long()
+
+
+def best_step(value: Callable[[float], float], at_zero: float, degree: int = 4) -> tuple[float, float]:
+    """The best step in [0, 1] along a line on which the value is a polynomial of at most this degree, and its gain."""
+    points = np.linspace(0, 1, degree + 1)
+    heights = np.array([at_zero, *(value(float(t)) for t in points[1:])])
+    polynomial = np.polynomial.Polynomial.fit(points, heights, degree)
+    roots = np.asarray(polynomial.deriv().roots(), np.complex128)
+    inside = roots.real[(abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < 1)].tolist()
+    t = max([0.0, 1.0, *inside], key=lambda t: float(polynomial(t)))
+    return t, value(t) - at_zero
+
+
+def part_of(tensor: Tensor, m: Mixed) -> Tensor:
+    """The entries a linear factor mixes, `[1, rest, copies, repeats, n]`."""
+    moved = tensor.movedim(m.dim, -1)[..., torch.as_tensor(m.positions)]
+    return moved.flatten(0, -4)[None] if tensor.ndim > 1 else moved[None, None]
+
+
+def _rows(tensor: Tensor, dim: int) -> Tensor:
+    return tensor.movedim(dim, 0).flatten(1) if tensor.ndim > 1 else tensor[:, None]
