@@ -7,15 +7,19 @@ metanets: gathering and summing rows then moves long contiguous runs. Edges are 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+
+from graphs import GraphStructure, SymmetryGroup
+from modelzoo.errors import UserError
 
 DEPTH_BINS = 8
 ATTRIBUTES = ("node_kind", "node_depth", "node_position", "edge_index", "edge_kind", "edge_op", "edge_position")
@@ -53,6 +57,8 @@ class Topology:
         edge_kind: `[E]`.
         edge_op: `[E]`.
         edge_position: `[E, 3]`, -1 where there is none.
+        group: the symmetry group of the architecture, for metanets that read it; None where only graphs are at hand.
+        structure: the parameter graph it came from, likewise.
     """
 
     node_kind: Tensor
@@ -62,11 +68,27 @@ class Topology:
     edge_kind: Tensor
     edge_op: Tensor
     edge_position: Tensor
+    group: SymmetryGroup | None = None
+    structure: GraphStructure | None = None
 
     @classmethod
     def of(cls, data: Any) -> "Topology":
         """The topology of one parameter graph."""
         return cls(*(getattr(data, name) for name in ATTRIBUTES))
+
+    @classmethod
+    def of_group(cls, group: SymmetryGroup, structure: GraphStructure) -> "Topology":
+        """The topology of an architecture, with its symmetry group."""
+        return replace(cls.of(SimpleNamespace(**structure.node, **structure.edge)), group=group, structure=structure)
+
+    @property
+    def symmetry(self) -> tuple[SymmetryGroup, GraphStructure]:
+        """The group and the structure; raises `UserError` where they are not at hand."""
+        if self.group is None or self.structure is None:
+            raise UserError(
+                "this metanet reads the symmetry group; pass models of a zoo, not bare parameter graphs.", 2
+            )
+        return self.group, self.structure
 
     @property
     def nodes(self) -> int:

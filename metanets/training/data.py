@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -58,7 +57,7 @@ class PopulationBlock:
     @cached_property
     def topology(self) -> Topology:
         """The parameter graph, laid out for metanets."""
-        return Topology.of(SimpleNamespace(**self.structure.node, **self.structure.edge))
+        return Topology.of_group(self.group, self.structure)
 
     @cached_property
     def _function(self) -> ModelFunction | None:
