@@ -148,10 +148,8 @@ def _by_copy(
 
 def _spread(array: Any, dim: int, shape: Sequence[int]) -> Integers:
     """An array along one dimension, or over all but the last, as one number an entry."""
-    if array.ndim == 1:
-        array = array.reshape([-1 if d == dim else 1 for d in range(len(shape))])
-    else:
-        array = array[..., None]
+    along = [-1 if d == dim else 1 for d in range(len(shape))]
+    array = array.reshape(along) if array.ndim == 1 else array[..., None]
     return np.ascontiguousarray(np.broadcast_to(array, shape)).reshape(-1)
 
 

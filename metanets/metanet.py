@@ -20,7 +20,8 @@ from metanets.batching import DEPTH_BINS, Models, groups
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Paper
 
-Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "none"]
+Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "monomial", "GL", "none"]
+"""Permutations; with sign flips; with positive scales; with both; with invertible matrices on inner axes; nothing."""
 
 
 class Prediction(NamedTuple):
