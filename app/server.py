@@ -20,6 +20,7 @@ OPTIONS = {
     "server.address": HOST,
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
+    "logger.enableRich": "false",  # whose tracebacks go to the output, not to the errors
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
     "theme.base": "light",

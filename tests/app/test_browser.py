@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from app.server import choose_port
+from app.server import HOST
 from modelzoo.store import Zoo
 from tests import browser
+from tests.processes import die_with_parent, unused_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("app")]  # one server, one browser, one worker
 SECONDS = 180  # of patience with a loaded machine; nothing is slow by itself
@@ -23,22 +24,23 @@ CHARTS = "[...document.querySelectorAll('.js-plotly-plot')]"
 @pytest.fixture(scope="module")
 def address(small_zoo: Zoo, small_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `metazoo app` serves the small zoo."""
-    port = choose_port(None)
+    port = unused_port(HOST)
     command = [str(Path(sys.executable).with_name("metazoo")), "app", "--zoo", small_zoo.path, "--runs", str(small_runs), "--port", str(port)]  # fmt: skip
     log = tmp_path_factory.mktemp("app") / "log"
     with log.open("w") as errors:
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, preexec_fn=die_with_parent)
     try:
         end = time.monotonic() + SECONDS
-        while not answers(f"http://localhost:{port}/_stcore/health"):
+        while not answers(f"http://{HOST}:{port}/_stcore/health"):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < end, f"the app does not answer after {SECONDS} s: {log.read_text()}"
             time.sleep(0.2)
-        yield f"http://localhost:{port}"
+        yield f"http://{HOST}:{port}"
+        assert server.poll() is None, f"the server ended during the tests: {log.read_text()}"
     finally:
         server.terminate()
         server.wait(SECONDS)
-    assert not answers(f"http://localhost:{port}/_stcore/health"), "the server outlives the command that started it"
+    assert not answers(f"http://{HOST}:{port}/_stcore/health"), "the server outlives the command that started it"
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
@@ -74,7 +76,8 @@ def open_page(tab: Page, url: str, name: str, charts: int) -> None:
 
 
 def drawn(tab: Page, charts: int) -> None:
-    """Wait until at least this many charts are drawn (more may hide in what is folded) and none is about to change."""
+    """Wait until the script has ended and at least this many charts are drawn (more may hide in what is folded)."""
+    expect(tab.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     tab.wait_for_function(f"{CHARTS}.filter(chart => chart.data && chart._fullLayout).length >= {charts}")
     tab.wait_for_function("!document.querySelector('[data-stale=true]')")
 
@@ -91,23 +94,22 @@ def count(tab: Page, selector: str) -> int:
 
 def middle(place: Locator) -> tuple[float, float]:
     """The middle of a drawn shape, once it stands still."""
-    place.scroll_into_view_if_needed()
-    seen = None
-    while (box := place.bounding_box()) is None or box != seen:
-        seen = box
-        place.page.wait_for_timeout(300)
+    place.scroll_into_view_if_needed()  # which waits until the shape is the same in two frames
+    box = place.bounding_box()
+    assert box is not None
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def click(tab: Page, chart: Locator, x: float, y: float) -> None:
     """Click a point of a chart as a hand does: rest on it, see its label, press.
 
-    Plotly looks under the mouse at most every 50 ms; a look still due when the button goes down forgets the point.
+    Plotly looks under the mouse at most every 50 ms; a look still due when the button goes down forgets the point. The
+    page's own later timer ends after that of the look, however slow the machine.
     """
     tab.mouse.move(0, 0)
     tab.mouse.move(x, y)
     expect(chart.locator(".hoverlayer .hovertext").first).to_be_visible()
-    tab.wait_for_timeout(200)
+    tab.evaluate("() => new Promise(done => setTimeout(done, 100))")
     tab.mouse.down()
     tab.mouse.up()
 

@@ -79,6 +79,12 @@ def test_hands_zoo_and_runs_to_the_pages(small_zoo: Zoo, tmp_path: Path, no_serv
     assert any(part.endswith("main.py") for part in started)
 
 
+def test_tracebacks_of_pages_reach_the_terminal(no_server: list[list[str]]) -> None:
+    server.run(None, None, None)
+    (started,) = no_server
+    assert "--logger.enableRich=false" in started  # rich prints them to the output, which is thrown away
+
+
 def test_a_server_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, no_server: list[list[str]]) -> None:
     monkeypatch.setattr(server.subprocess.Popen, "wait", lambda _: 3)
     with pytest.raises(UserError, match="exit code 3"):
