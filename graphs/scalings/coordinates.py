@@ -181,3 +181,44 @@ def pivots(matrix: NDArray[np.float64], modulus: int = 0) -> list[int]:
             rows = np.round(rows) % modulus
         found.append(column)
     return found
+
+
+def settled(segments: Sequence[Segment], generators: csc_array, modulus: int = 0) -> csr_array:
+    """The same generators with constants gathered: what one term adds everywhere and another takes off, both drop.
+
+    Args:
+        segments: what the coordinates are.
+        generators: `[coordinate, generator]`, term by term.
+        modulus: 2 for signs.
+    """
+    owner = np.repeat(np.arange(len(segments)), [s.stop - s.start for s in segments])
+    sizes = np.bincount(owner, minlength=len(segments))
+    shifts: dict[tuple[int, str, bool], dict[int, float]] = {}
+    entries = coo_array(generators)
+    if modulus:
+        entries.data = entries.data % modulus
+        entries.eliminate_zeros()
+    order = np.lexsort((owner[entries.row], entries.col))
+    keys = np.stack([entries.col[order], owner[entries.row][order]], 1)
+    for part in np.split(order, np.flatnonzero((np.diff(keys, axis=0) != 0).any(1)) + 1) if len(order) else []:
+        number, column = int(owner[entries.row[part[0]]]), int(entries.col[part[0]])
+        value, count = np.unique(entries.data[part], return_counts=True)
+        if 2 * count.max() > sizes[number]:
+            segment = segments[number]
+            own = shifts.setdefault((column, segment.tensor, segment.additive), {})
+            own[number] = float(value[count.argmax()])
+    rows, columns, values = [entries.row], [entries.col], [entries.data]
+    for (column, *_), own in shifts.items():
+        if len(own) > 1:
+            home = min(own, key=lambda number: (sizes[number], number))
+            for number, value in own.items():
+                by = sum(own.values()) - value if number == home else -value
+                rows.append(np.arange(segments[number].start, segments[number].stop))
+                columns.append(np.full(sizes[number], column))
+                values.append(np.full(sizes[number], by))
+    joined = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    result = csr_array(coo_array(joined, generators.shape))
+    if modulus:
+        result.data = result.data % modulus
+    result.eliminate_zeros()
+    return result

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
-from graphs.scalings.coordinates import Coordinates, Segment, canonical, first_names, independent, pivots
+from graphs.scalings.coordinates import Coordinates, Segment, canonical, first_names, independent, pivots, settled
 from graphs.scalings.linear import Cell, LinearFactor, linear_factors
 from graphs.scalings.walk import ScaleWalk
 
@@ -266,10 +266,7 @@ def factors_of(
     context: Context, question: Diagonal, space: Coordinates, columns: NDArray[np.int64]
 ) -> list[DiagonalFactor]:
     """Factors of chosen generators: those that share a dimension of a tensor are one factor."""
-    chosen = csr_array(csc_array(space.raw)[:, columns])
-    if question == "sign":
-        chosen.data = chosen.data % 2
-        chosen.eliminate_zeros()
+    chosen = settled(space.segments, csc_array(space.raw)[:, columns], 2 if question == "sign" else 0)
     owner = np.repeat(np.arange(len(space.segments)), [s.stop - s.start for s in space.segments])
     row, column = chosen.nonzero()
     height, width = len(space.segments), len(columns)
