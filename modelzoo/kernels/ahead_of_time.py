@@ -32,7 +32,7 @@ def compiled(op: Op, configuration: Configuration, capability: int) -> dict[str,
     types |= configuration.scalars
     signature = {name: types.get(name, "constexpr") for name in configuration.kernel.arg_names}
     source = ASTSource(configuration.kernel, signature=signature, constexprs=constants)
-    options = {"num_warps": configuration.warps, "enable_fp_fusion": True}
+    options = {"num_warps": configuration.warps, "num_stages": configuration.stages, "enable_fp_fusion": True}
     done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     registers, spilled = _resources(done.asm["cubin"])
     pointers = "/".join(dict.fromkeys(dtype for dtype in configuration.pointers.values() if dtype))

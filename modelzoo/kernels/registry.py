@@ -57,6 +57,7 @@ class Op:
         work: forward and backward pass (or the one pass there is) at a typical size.
         papers: that it comes from.
         differentiable: whether gradients flow; all floating arguments then have one.
+        exact: whether that gradient is the derivative; the sweep then holds it to finite differences.
         vmappable: whether it may be mapped over; in-place updates may not.
         seen: how many operators torch.export sees in one call.
     """
@@ -67,6 +68,7 @@ class Op:
     work: Work
     papers: tuple[Paper, ...] = ()
     differentiable: bool = True
+    exact: bool = True
     vmappable: bool = True
     seen: int = 1
 
@@ -272,6 +274,7 @@ class Configuration:
         constants: every `tl.constexpr`.
         scalars: type of every other argument ("i32", "fp32").
         warps: of one program.
+        stages: of software pipelining.
     """
 
     kernel: Any
@@ -279,6 +282,7 @@ class Configuration:
     constants: dict[str, Any]
     scalars: dict[str, str] = field(default_factory=dict)
     warps: int = 4
+    stages: int = 3
 
 
 def configurations() -> Iterator[tuple[Op, Configuration]]:

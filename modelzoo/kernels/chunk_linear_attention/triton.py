@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modelzoo.kernels.registry import Configuration
 
-CHUNK, BLOCK_V, MOST_K, WARPS = 16, 32, 128, 8  # four warps would spill
+CHUNK, BLOCK_V, MOST_K = 16, 16, 128
+WARPS, STAGES = 8, 1  # with fewer warps or more stages products in full float32 spill
 
 
 @triton.jit
@@ -165,7 +166,14 @@ def refused(part: str, *arguments: Tensor) -> str:
 def _blocks(width: int, values: int, channel: bool) -> tuple[int, dict[str, int | bool]]:
     block_k = max(16, triton.next_power_of_2(width))
     block_v = max(16, min(BLOCK_V, triton.next_power_of_2(values)))
-    constants = {"CHANNEL": channel, "CHUNK": CHUNK, "BLOCK_K": block_k, "BLOCK_V": block_v, "num_warps": WARPS}
+    constants = {
+        "CHANNEL": channel,
+        "CHUNK": CHUNK,
+        "BLOCK_K": block_k,
+        "BLOCK_V": block_v,
+        "num_warps": WARPS,
+        "num_stages": STAGES,
+    }
     return triton.cdiv(values, block_v), constants
 
 
@@ -200,9 +208,9 @@ def _configurations(dtype: str, channel: bool) -> list[Configuration]:
     sizes = dict.fromkeys(("time", "width", "values"), "i32")
     given = dict.fromkeys(("p_do", "p_q", "p_k", "p_v", "p_g"), dtype)
     return [
-        Configuration(_fwd_kernel, dict.fromkeys(("p_q", "p_k", "p_v", "p_g", "p_o"), dtype), constants, sizes, WARPS),
-        Configuration(_bwd_queries_kernel, {**{n: t for n, t in given.items() if n != "p_q"}, "p_dq": "fp32"}, constants, {"heads": "i32", **sizes}, WARPS),
-        Configuration(_bwd_keys_kernel, {**given, "p_dk": "fp32", "p_dv": dtype}, constants, {"heads": "i32", **sizes}, WARPS),
+        Configuration(_fwd_kernel, dict.fromkeys(("p_q", "p_k", "p_v", "p_g", "p_o"), dtype), constants, sizes, WARPS, STAGES),
+        Configuration(_bwd_queries_kernel, {**{n: t for n, t in given.items() if n != "p_q"}, "p_dq": "fp32"}, constants, {"heads": "i32", **sizes}, WARPS, STAGES),
+        Configuration(_bwd_keys_kernel, {**given, "p_dk": "fp32", "p_dv": dtype}, constants, {"heads": "i32", **sizes}, WARPS, STAGES),
     ]  # fmt: skip
 
 
