@@ -45,6 +45,21 @@ class Block:
         return (*self.targets.shape, self.sources.shape[1])
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """Pairs of nodes that are joined by parallel edges of the same codes (the taps of a kernel), b lists of equal shape.
+
+    Args:
+        pairs: `[b, n]`.
+        edges: `[b, n, k]`.
+        codes: `[b, k]`, the codes of a pair's edges.
+    """
+
+    pairs: Tensor
+    edges: Tensor
+    codes: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Topology:
     """A parameter graph without its values.
@@ -126,6 +141,21 @@ class Topology:
         return self._coding[1]
 
     @cached_property
+    def _cells(self) -> tuple[Tensor, Tensor]:
+        return torch.unique(self.codes[:, :3], dim=0, return_inverse=True)
+
+    @property
+    def cells(self) -> Tensor:
+        """`[cells, 3]`: the distinct (kind, op, depth bin) of edges."""
+        return self._cells[0]
+
+    @cached_property
+    def cell_edges(self) -> list[Tensor]:
+        """The edges of every cell."""
+        cell = self._cells[1][self.edge_code]
+        return list(cell.argsort(stable=True).split(torch.bincount(cell).tolist()))
+
+    @cached_property
     def _layout(self) -> tuple[tuple[Block, ...], Tensor]:
         source, target = (ends.numpy() for ends in self.edge_index)
         pairs = np.unique(target * self.nodes + source)  # sorted by target, then source
@@ -171,15 +201,39 @@ class Topology:
         return torch.bincount(self.edge_pair)
 
     @cached_property
-    def edge_of_pair(self) -> Tensor | None:
-        """`[P]`: the edge of every pair, None where pairs have several."""
-        return torch.argsort(self.edge_pair) if len(self.multiplicity) == self.edges else None
+    def bundles(self) -> tuple[Bundle, ...]:
+        """Every pair once, with its edges."""
+        order = np.lexsort((self.edge_code.numpy(), self.edge_pair.numpy()))  # by pair, then by code
+        ends = np.cumsum(self.multiplicity.numpy())
+        codes, lists = self.edge_code.numpy(), dict[tuple[int, ...], list[int]]()
+        edges_of = np.split(order, ends[:-1])
+        for pair, edges in enumerate(edges_of):
+            lists.setdefault(tuple(codes[edges].tolist()), []).append(pair)
+        shapes: dict[tuple[int, int], list[tuple[list[int], tuple[int, ...]]]] = {}
+        for joined, pairs in lists.items():
+            shapes.setdefault((len(pairs), len(joined)), []).append((pairs, joined))
+        return tuple(
+            Bundle(
+                torch.tensor([pairs for pairs, _ in found]),
+                torch.from_numpy(np.array([[edges_of[pair] for pair in pairs] for pairs, _ in found])),
+                torch.tensor([joined for _, joined in found]),
+            )
+            for found in shapes.values()
+        )
 
-    def pair_sum(self, rows: Tensor) -> Tensor:
-        """Sum over parallel edges, `[E, …]` to `[P, …]`."""
-        if self.edge_of_pair is not None:
-            return rows[self.edge_of_pair]
-        return rows.new_zeros(len(self.multiplicity), *rows.shape[1:]).index_add(0, self.edge_pair, rows)
+    @cached_property
+    def _bundled(self) -> Tensor:
+        return torch.cat([bundle.pairs.flatten() for bundle in self.bundles]).argsort()
+
+    def pair_map(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Σ over the edges e of every pair of features_e W[code_e]: `[E, M, F]`, `[C, F, D]` to `[P, M, D]`."""
+        models, found = features.shape[1], []
+        for bundle in self.bundles:  # one matrix product a bundle: no array of edges × D
+            gathered = features[bundle.edges].transpose(2, 3).flatten(3).flatten(1, 2)  # [b, n M, k F]
+            found.append(
+                torch.bmm(gathered, weights[bundle.codes].flatten(1, 2)).unflatten(1, (-1, models)).flatten(0, 1)
+            )
+        return torch.cat(found)[self._bundled]
 
     @cached_property
     def degrees(self) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,8 @@ they are summed into one state per pair of nodes, by a map that depends on the t
 the right activation they are the network's own forward pass at inputs that the metanet learns.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
-from math import log1p, pi
+from math import log1p
 from typing import Any
 
 import torch
@@ -22,38 +21,32 @@ from torch.nn import functional as F
 
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
+from metanets.cells import STATISTICS, CellStatistics
 from metanets.metanet import Metanet, MetanetConfig, MetanetModule, Prediction, ValueStatistics, register
+from metanets.signals import WAVES, Signals, waves
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
-OCTAVES = 10  # positions up to 2^10 are told apart
-PLACES = 64  # positions of inputs with a learned value of their own
-WAVES = 2 * OCTAVES + 1
-HIDDEN, CONSTANT = NODE_KINDS.index("hidden"), NODE_KINDS.index("constant")
-INPUTS = torch.tensor([kind in ("input", "input_output") for kind in NODE_KINDS])
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
 
 class GraphMetanetConfig(MetanetConfig):
-    """Sizes of a `GraphMetanet`; with `probes` the models themselves are evaluated at that many learned inputs."""
+    """Sizes of a `GraphMetanet`; with `probes` the models themselves are evaluated at that many learned inputs.
+
+    With `statistics` the readout also sees mean, spread and quantiles of the weights of every layer.
+    """
 
     width: int = Field(32, gt=0)
     layers: int = Field(3, ge=0)
     signals: int = Field(256, gt=0, multiple_of=8)
     embedding: int = Field(64, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+    statistics: bool = True
     probes: int = Field(0, ge=0)
     probe_shape: tuple[int, ...] = ()
     probe_outputs: int = Field(1, gt=0)
-
-
-def waves(positions: Tensor) -> Tensor:
-    """Binary digits of a position as phases, `[…, WAVES]`; -1 (no position) is a feature of its own."""
-    angles = positions.clamp_min(0)[..., None] * (pi / 2.0 ** torch.arange(OCTAVES))
-    known = (positions >= 0)[..., None].to(angles.dtype)
-    return torch.cat([angles.sin() * known, angles.cos() * known, 1 - known], -1)
 
 
 def soft(x: Tensor) -> Tensor:
@@ -69,57 +62,6 @@ def root_mean_square(x: Tensor, dim: int) -> Tensor:
 def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
     """Two linear layers with a SiLU between them."""
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, outputs))
-
-
-class Signals(nn.Module):
-    """A forward pass imitated on the graph: u_i = act_c(Σ_j Σ_{edges j→i} α_c[tap] x_e u_j), level by level.
-
-    Inputs hold learned values per position, constants 1; hidden nodes apply, by channel, a sine of learned frequency
-    (five eighths), ReLU (two eighths) or tanh. Weights enter unscaled: a network whose activation is among
-    those is evaluated exactly, at `signals` inputs.
-    """
-
-    GROUPS, SINES, RELUS = 8, 5, 2
-
-    def __init__(self, signals: int) -> None:
-        super().__init__()
-        self.width = signals // self.GROUPS
-        self.inputs = nn.Parameter(2 * torch.rand(PLACES, signals) - 1)
-        self.beyond = nn.Linear(WAVES, signals)
-        nn.init.zeros_(self.beyond.weight)
-        nn.init.zeros_(self.beyond.bias)
-        self.taps = nn.Linear(3 * WAVES, self.GROUPS)
-        sines = torch.logspace(0, 1.6, self.SINES * self.width)  # 1 … 40
-        shuffled = sines[torch.randperm(len(sines))].view(self.SINES, self.width)
-        self.log_frequency = nn.Parameter(shuffled.log())
-
-    def activate(self, u: Tensor) -> Tensor:
-        """`[…, GROUPS, width]`."""
-        sines, relus, rest = u.tensor_split([self.SINES, self.SINES + self.RELUS], -2)
-        return torch.cat([torch.sin(self.log_frequency.exp() * sines), F.relu(relus), torch.tanh(rest)], -2)
-
-    def forward(self, topology: Topology, values: Tensor) -> Tensor:
-        """Values `[E, M]` to signals `[N, M, signals]`."""
-        dtype, models = values.dtype, values.shape[1]
-        position = topology.codes[:, 3:]
-        factor = self.taps(waves(position).flatten(1).to(dtype)) * (position >= 0).any(1, keepdim=True)
-        weights = topology.pair_sum(values[..., None] * (1 + factor)[topology.edge_code][:, None])  # [P, M, GROUPS]
-        start = self.inputs[topology.node_position.remainder(PLACES)] + self.beyond(
-            waves(topology.node_position).to(dtype)
-        )
-        start = start * INPUTS[topology.node_kind][:, None] + (topology.node_kind == CONSTANT)[:, None]
-        u = start.view(-1, 1, self.GROUPS, self.width).expand(-1, models, -1, -1)
-        parts = list(zip(topology.blocks, topology.split(weights), strict=True))
-        for _ in range(2 if topology.recurrent else 1):
-            for _, level in itertools.groupby(parts, key=lambda part: part[0].level):
-                nodes, sums = [], []
-                for block, part in level:  # every node is a target of one block only
-                    nodes.append(block.targets.flatten())
-                    sums.append(torch.einsum("btsmq,bsmqc->btmqc", part, u[block.sources]).flatten(0, 1))
-                where, total = torch.cat(nodes), torch.cat(sums)
-                hidden = (topology.node_kind[where] == HIDDEN)[:, None, None, None]
-                u = u.index_copy(0, where, torch.where(hidden, self.activate(total), total))
-        return u.flatten(2)
 
 
 class EdgeEncoder(nn.Module):
@@ -142,8 +84,26 @@ class EdgeEncoder(nn.Module):
         phases = waves(topology.codes[:, 3:]).flatten(1).to(features.dtype)
         code = self.kind(kind) + self.op(op) + self.depth(depth) + self.position(phases)
         weights = self.weights(code).view(-1, FEATURES, self.width)  # [C, FEATURES, width]
-        states = torch.bmm(features, weights[topology.edge_code])
-        return topology.pair_sum(states) * topology.multiplicity.to(features.dtype).rsqrt()[:, None, None]
+        states = topology.pair_map(features, weights)
+        return states * topology.multiplicity.to(features.dtype).rsqrt()[:, None, None]
+
+
+class CellEncoder(nn.Module):
+    """Statistics of the weights by cell: (1/√cells) Σ_c W[kind, op, depth] s_c, with W from embeddings as for edges."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS))
+        self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
+        self.depth = nn.Embedding(DEPTH_BINS + 1, width)
+        self.weights = perceptron(width, 2 * width, STATISTICS * 2 * width)
+
+    def forward(self, models: Models) -> Tensor:
+        """`[M, 2 width]`."""
+        kind, op, depth = models.topology.cells.T
+        code = self.kind(kind) + self.op(op) + self.depth(depth)
+        weights = self.weights(code).view(len(code), STATISTICS, -1)
+        return torch.einsum("cms,csd->md", soft(self.statistics(models)), weights) / len(code) ** 0.5
 
 
 class Layer(nn.Module):
@@ -215,7 +175,9 @@ class GraphMetanet(MetanetModule):
         self.place, self.signal = nn.Linear(WAVES, width), nn.Linear(config.signals, width)
         self.encoder = EdgeEncoder(width)
         self.layers = nn.ModuleList(Layer(width, config.dropout, i == config.layers - 1) for i in range(config.layers))
-        sizes = [2 * kinds * width, 2 * width, 2 * config.signals, config.probes * config.probe_outputs]
+        self.cells = CellEncoder(width) if config.statistics else None
+        cells, probed = 2 * width * config.statistics, config.probes * config.probe_outputs
+        sizes = [2 * kinds * width, 2 * width, 2 * config.signals, cells, probed]
         if config.probes:
             self.probes = nn.Parameter(2 * torch.rand(config.probes, *config.probe_shape) - 1)
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes if size)
@@ -229,6 +191,8 @@ class GraphMetanet(MetanetModule):
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
+        if self.cells is not None:
+            self.cells.statistics.fit(training)
 
     def edge_features(self, models: Models) -> Tensor:
         """1, x/size, standardised x, and sign(x) log(1 + |x|/(SMALL size)), `[E, M, FEATURES]`."""
@@ -249,6 +213,8 @@ class GraphMetanet(MetanetModule):
         at_outputs = at_outputs if len(at_outputs) else u  # outputs that are no neurons of their own: pooled nodes
         answers = torch.cat([at_outputs.mean(0), root_mean_square(at_outputs, 0)], -1)
         pooled = [pool(topology, h), torch.cat([g, e.mean(0)], -1), answers]
+        if self.cells is not None:
+            pooled.append(self.cells(models))
         if self.config.probes:
             assert models.function is not None, "this metanet probes: its models must come with their function"
             pooled.append(models.function(self.probes).flatten(1))

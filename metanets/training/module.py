@@ -1,7 +1,7 @@
 """The Lightning module that trains a metanet, and predicts with it."""
 
 from collections.abc import Iterable
-from math import cos, pi
+from math import cos, pi, sqrt
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -19,29 +19,65 @@ from metanets.training.config import TrainingConfig
 from metanets.training.data import Batch, seed_of
 
 WARMUP = 0.1  # share of the steps
+KNOTS = 65  # quantiles of a target
+
+
+class Ranks(nn.Module):
+    """A target's place among the training targets, 0 … 1, and back: their distribution function, linear between quantiles.
+
+    Accuracies crowd where models are good. Squared error hardly tells them apart there; on ranks it does.
+    """
+
+    knots: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.linspace(0, 1, KNOTS))
+
+    def fit(self, targets: Tensor) -> None:
+        """Read off the quantiles of the training targets."""
+        self.knots.copy_(torch.quantile(targets.double(), torch.linspace(0, 1, KNOTS, dtype=torch.float64)))
+
+    def forward(self, targets: Tensor) -> Tensor:
+        """Ranks of targets; equal targets share the middle of their ranks."""
+        targets = targets.clamp(self.knots[0], self.knots[-1]).contiguous()
+        below = torch.searchsorted(self.knots, targets)  # knots < target
+        upto = torch.searchsorted(self.knots, targets, right=True)
+        low, high = self.knots[(below - 1).clamp_min(0)], self.knots[below]
+        between = below - 1 + (targets - low) / (high - low).clamp_min(1e-30)
+        return torch.where(upto > below, (below + upto - 1) / 2, between) / (KNOTS - 1)
+
+    def invert(self, ranks: Tensor) -> Tensor:
+        """Targets of ranks; nothing lies beyond the smallest and the largest training target."""
+        place = ranks.clamp(0, 1) * (KNOTS - 1)
+        below = place.detach().nan_to_num().long().clamp_max(KNOTS - 2)  # a training that diverges stays visible
+        return self.knots[below] + (place - below) * (self.knots[below + 1] - self.knots[below])
 
 
 class Predictor(nn.Module):
-    """A metanet with the scale of its target: logits for classes, numbers in the target's unit for regression."""
+    """A metanet with the ranks of its target: logits for classes, numbers in the target's unit for regression."""
 
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, metanet: MetanetModule) -> None:
+    def __init__(self, metanet: MetanetModule, kind: Kind) -> None:
         super().__init__()
-        self.metanet = metanet
-        self.register_buffer("center", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
+        self.metanet, self.kind = metanet, kind
+        self.ranks = Ranks()
 
-    def forward(self, batch: Batch) -> Prediction:
-        """One prediction a model of the batch, in its order; classes are not rescaled."""
+    def raw(self, batch: Batch) -> Prediction:
+        """One prediction a model of the batch, in its order: logits, or ranks of the target."""
         found = [self.metanet(models) for models, _ in batch]
         outputs = torch.cat([each.outputs for each in found])
-        return Prediction(outputs * self.scale + self.center, torch.cat([each.embeddings for each in found]))
+        if self.kind == "regression":
+            outputs = 0.5 + outputs / sqrt(12)  # ranks have this mean and this standard deviation
+        return Prediction(outputs, torch.cat([each.embeddings for each in found]))
+
+    def forward(self, batch: Batch) -> Prediction:
+        """One prediction a model of the batch, in its order: logits, or numbers."""
+        raw = self.raw(batch)
+        return raw if self.kind == "classification" else raw._replace(outputs=self.ranks.invert(raw.outputs))
 
 
 class WeightTraining(lightning.LightningModule):
-    """AdamW with warm-up and cosine decay on cross-entropy, or on the squared error of the standardised target.
+    """AdamW with warm-up and cosine decay on cross-entropy, or on the squared errors of the target and of its rank.
 
     Args:
         predictor: what is trained.
@@ -67,9 +103,13 @@ class WeightTraining(lightning.LightningModule):
         return averaged
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of raw outputs; both errors of a regression are relative to the variance, and count by half."""
         if self.kind == "classification":
             return F.cross_entropy(outputs, targets)
-        return F.mse_loss(outputs[:, 0], targets) / self.predictor.scale.square()
+        ranks = self.predictor.ranks
+        off_rank = F.mse_loss(outputs[:, 0], ranks(targets)) * 12
+        off = F.mse_loss(ranks.invert(outputs[:, 0]), targets) / ranks.knots.var()
+        return (off_rank + off) / 2
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(seed_of(self.config.seed, self.global_step))  # dropout as if never interrupted
@@ -79,7 +119,7 @@ class WeightTraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         targets = torch.cat([targets for _, targets in batch])
-        loss = self.loss(self.predictor(batch).outputs, targets)
+        loss = self.loss(self.predictor.raw(batch).outputs, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
         return loss
 
@@ -88,14 +128,15 @@ class WeightTraining(lightning.LightningModule):
             self.averaged.update_parameters(self.predictor)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self.seen.append((self.best(batch).outputs, torch.cat([targets for _, targets in batch])))
+        self.seen.append((self.best.raw(batch).outputs, torch.cat([targets for _, targets in batch])))
 
     def on_validation_epoch_end(self) -> None:
         outputs, targets = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
         if not outputs.isfinite().all():
             raise FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}")
-        values = scores(targets.numpy(), answers(outputs, self.kind).numpy(), self.kind)
+        found = outputs if self.kind == "classification" else self.best.ranks.invert(outputs)
+        values = scores(targets.numpy(), answers(found, self.kind).numpy(), self.kind)
         self.log("validation_loss", self.loss(outputs, targets))
         self.log_dict({f"validation_{name}": values[name] for name in METRICS[self.kind]})
 

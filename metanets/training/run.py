@@ -74,12 +74,10 @@ def train(
     outputs = len(data.classes) or 1
     fields = {**config.fields, "outputs": outputs, **chosen.adapt(training, config.fields)}
     network = chosen.configure(fields)
-    predictor = Predictor(chosen.build(network, config.seed))
+    predictor = Predictor(chosen.build(network, config.seed), data.kind)
     predictor.metanet.calibrate(training)
     if data.kind == "regression":
-        known = data.targets[data.rows("train")]
-        predictor.center.copy_(known.mean())
-        predictor.scale.copy_(known.std().clamp_min(1e-12))
+        predictor.ranks.fit(data.targets[data.rows("train")])
     record = RunRecord(
         metanet=chosen.name, config=network.model_dump(mode="json"), zoo=str(zoo), populations=tuple(populations),
         snapshot=store.snapshot_id, target=config.target, kind=data.kind, classes=data.classes,
@@ -211,7 +209,7 @@ def predictions(predictor: Predictor, data: WeightData) -> tuple[pd.DataFrame, N
 def predictor_of(run: Run) -> Predictor:
     """The trained metanet of a run, in evaluation mode."""
     chosen = metanet(run.record.metanet)
-    predictor = Predictor(chosen.module(chosen.configure(run.record.config)))
+    predictor = Predictor(chosen.module(chosen.configure(run.record.config)), run.record.kind)
     state: dict[str, Tensor] = load_file(run.path / WEIGHTS)
     predictor.load_state_dict(state)
     return predictor.eval()

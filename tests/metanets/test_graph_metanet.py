@@ -15,7 +15,8 @@ from graphs import GraphStructure, Program, SymmetryGroup
 from graphs.symmetry import permutation_group
 from metanets.batching import Models, Topology
 from metanets.metanet import MetanetModule, metanet
-from metanets.networks.graph_metanet import HIDDEN, OUTPUTS, GraphMetanet
+from metanets.networks.graph_metanet import OUTPUTS, GraphMetanet
+from metanets.signals import HIDDEN
 from modelzoo.family import Family, families, family
 from modelzoo.task import task
 

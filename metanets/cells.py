@@ -1,0 +1,71 @@
+"""Statistics of weights by cell: what boosted trees read, for models of any architecture.
+
+Predicting Neural Network Accuracy from Weights (Unterthiner et al., 2020) describes every layer by the mean, the variance
+and the quantiles of its weights. Here a layer is a *cell*: the edges of one kind, one operator and one depth. No element
+of the permutation group takes an edge out of its cell, so the statistics are invariant.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metanets.batching import DEPTH_BINS, Models
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+STATISTICS = 2 + len(QUANTILES)
+
+
+def cell_statistics(models: Models) -> Tensor:
+    """Mean, logarithm of the standard deviation, and quantiles of every cell's values, `[cell, model, STATISTICS]`."""
+    topology, found = models.topology, []
+    quantiles = torch.tensor(QUANTILES)
+    for edges in topology.cell_edges:
+        rows = models.values[edges].T.sort(1).values  # [M, edges]
+        place = quantiles * (len(edges) - 1)
+        below = place.long()
+        share = (place - below).to(rows.dtype)
+        points = rows[:, below].lerp(rows[:, (below + 1).clamp_max(len(edges) - 1)], share)
+        spread = (rows.var(1, correction=0) + 1e-12).log() / 2
+        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], points], 1))
+    return torch.stack(found)
+
+
+class CellStatistics(nn.Module):
+    """Statistics of cells, standardised over the training models; those of cells that training did not have are zero.
+
+    Args:
+        kinds: number of edge kinds.
+        ops: number of operators.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, kinds: int, ops: int) -> None:
+        super().__init__()
+        shape = (kinds, ops, DEPTH_BINS + 1, STATISTICS)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.zeros(shape))  # 1 / standard deviation
+
+    @torch.no_grad()
+    def fit(self, training: Sequence[Models]) -> None:
+        """Read off means and standard deviations; a statistic that does not vary stays zero."""
+        moments = torch.zeros(3, *self.mean.shape, dtype=torch.float64)
+        for models in training:
+            values = cell_statistics(models).double()
+            at = tuple(models.topology.cells.T)  # every cell once
+            for row, entry in zip(moments, (values.new_full(values.shape[:2], 1)[..., None], values, values**2), strict=True):  # fmt: skip
+                row[at] += entry.sum(1)
+        count, total, square = moments
+        mean = total / count.clamp_min(1)
+        deviation = (square / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
+        varies = deviation > 1e-6 * mean.abs().clamp_min(1e-6)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / deviation, 0))
+
+    def forward(self, models: Models) -> Tensor:
+        """`[cell, model, STATISTICS]`."""
+        at = tuple(models.topology.cells.T)
+        statistics = cell_statistics(models).to(self.mean.dtype)
+        return (statistics - self.mean[at][:, None]) * self.scale[at][:, None]
