@@ -211,10 +211,10 @@ def settled(segments: Sequence[Segment], generators: csc_array, modulus: int = 0
     for (column, *_), own in shifts.items():
         if len(own) > 1:
             home = min(own, key=lambda number: (sizes[number], number))
-            for number, value in own.items():
-                by = sum(own.values()) - value if number == home else -value
-                rows.append(np.arange(segments[number].start, segments[number].stop))
-                columns.append(np.full(sizes[number], column))
+            for number, constant in own.items():
+                by = sum(own.values()) - constant if number == home else -constant
+                rows.append(np.arange(segments[number].start, segments[number].stop, dtype=np.int32))
+                columns.append(np.full(sizes[number], column, dtype=np.int32))
                 values.append(np.full(sizes[number], by))
     joined = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     result = csr_array(coo_array(joined, generators.shape))
