@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the zoo, the runs and the picture")
     parser.add_argument("--inrs", type=int, default=1797, help="implicit representations (default: every digit)")
     parser.add_argument("--cnns", type=int, default=400, help="convolutional networks")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(15, 35), help="of the metanet on either population")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 25), help="of the metanet on either population")
     options = parser.parse_args()
     zoo, folder = options.out / "zoo", options.out / "runs"
     shown = options.out.relative_to(Path.cwd()) if options.out.is_relative_to(Path.cwd()) else options.out
@@ -76,7 +76,7 @@ def main() -> None:
         config = TrainingConfig.read(target="label", epochs=options.epochs[0])
         digit = train(zoo, [INRS], folder / "which-digit", config)
     with phase("train the metanet: how accurate is a network?"):
-        config = TrainingConfig.read(target="test_accuracy", epochs=options.epochs[1])
+        config = TrainingConfig.read(target="test_accuracy", epochs=options.epochs[1], batch_size=16)
         accuracy = train(zoo, [CNNS], folder / "how-accurate", config)
     with phase("train the baselines"):
         classes, numbers = compare(digit), compare(accuracy)

@@ -39,7 +39,7 @@ class GraphMetanetConfig(MetanetConfig):
     """
 
     width: int = Field(32, gt=0)
-    layers: int = Field(3, ge=0)
+    layers: int = Field(2, ge=0)
     signals: int = Field(256, gt=0, multiple_of=8)
     embedding: int = Field(64, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
