@@ -34,7 +34,7 @@ def compiled(op: Op, configuration: Configuration, capability: int) -> dict[str,
     source = ASTSource(configuration.kernel, signature=signature, constexprs=constants)
     options = {"num_warps": configuration.warps, "num_stages": configuration.stages, "enable_fp_fusion": True}
     done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    registers, spilled = _resources(done.asm["cubin"])
+    registers, spilled = _resources(done.asm["cubin"], done.asm["ptx"], capability)
     pointers = "/".join(dict.fromkeys(dtype for dtype in configuration.pointers.values() if dtype))
     return {
         "op": op.name,
@@ -48,20 +48,40 @@ def compiled(op: Op, configuration: Configuration, capability: int) -> dict[str,
     }
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory (where a compiler spills) of a thread."""
+def _resources(cubin: bytes, ptx: str, capability: int) -> tuple[int, int]:
+    """Registers and spilled bytes of a thread."""
     import triton.backends.nvidia
+    from triton.backends.nvidia.compiler import get_ptxas
 
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text)
+    tools = Path(triton.backends.nvidia.__file__).parent / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        binary, source = Path(folder) / "kernel.cubin", Path(folder) / "kernel.ptx"
+        binary.write_bytes(cubin)
+        text = _printed(tools / "cuobjdump", "-res-usage", binary)
+        registers, stack, local = _numbers(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text)
+        if stack + local == 0:
+            return registers, 0
+        # Local memory also holds arrays, as the reduction of large arguments of a sine does: ask the assembler.
+        source.write_text(ptx)
+        architecture = re.search(r"\.target (\w+)", ptx)
+        if architecture is None:
+            raise RuntimeError("the assembler's input names no target")
+        text = _printed(get_ptxas(capability).path, "-v", f"--gpu-name={architecture[1]}", source, "-o", binary)
+        return registers, _numbers(r"(\d+) bytes spill stores", text)[0]
+
+
+def _printed(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr}")
+    return done.stdout + done.stderr
+
+
+def _numbers(pattern: str, text: str) -> tuple[int, ...]:
+    found = re.search(pattern, text)
     if found is None:
-        raise RuntimeError(f"cuobjdump said nothing about registers: {text!r}")
-    registers, stack, local = map(int, found.groups())
-    return registers, stack + local
+        raise RuntimeError(f"the compiler's tools did not print {pattern!r}: {text!r}")
+    return tuple(map(int, found.groups()))
 
 
 def report(names: Sequence[str] = (), first: bool = False) -> list[dict[str, Any]]:
