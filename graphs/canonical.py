@@ -2,7 +2,8 @@
 
 The steps, each equivariant under the steps after it:
 
-1. *non-compact factors* (scales, linear mixing, translations): the point of least norm on the orbit ("balanced" weights).
+1. *non-compact factors* (scales, linear mixing, translations): the point of least norm on the orbit ("balanced" weights);
+   scales that nothing holds, as before a batch norm, so that what they multiply has norm one.
    The squared norm is convex along them, so the point is unique where it exists, up to rotations inside linear factors
    ("The length of vectors in representation spaces", Kempf and Ness, 1979);
 2. *periods*: biases of sines go into half a period around zero;
@@ -31,6 +32,7 @@ from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.periods import PeriodFactor
 from graphs.scalings.translations import TranslationFactor
+from graphs.scalings.unheld import unheld
 
 NEWTON_STEPS = 60
 PRECISION = 1e-14  # slope of the squared norm, relative to it, at which a point counts as the least
@@ -145,6 +147,7 @@ class _Canonical:
         shapes = [f.identity().shape for f in factors]
         sizes = [shape.numel() for shape in shapes]
         total = torch.zeros(sum(sizes), dtype=torch.float64)
+        pull = unheld(factors)
 
         def element(direction: Tensor) -> list[tuple[Factor, Tensor]]:
             parts = zip(factors, direction.split(sizes), shapes, strict=True)
@@ -154,7 +157,7 @@ class _Canonical:
             changed = dict(self.tensors)
             for factor, parameters in element(direction):
                 changed.update(factor.apply(parameters, changed))
-            return sum((changed[n].abs().square().sum() for n in self.group.program.tensors), direction.new_zeros(()))
+            return sum((changed[n].abs().square().sum() for n in self.group.program.tensors), -2 * pull.dot(direction))
 
         before, steepness = float("inf"), 0.0
         for _ in range(NEWTON_STEPS):

@@ -26,7 +26,8 @@ def interpret(program: Program, tensors: Mapping[str, Tensor], inputs: Sequence[
         inputs: its input tensors, in the order of `program.inputs`.
     """
     values = {value: widen(tensor) for value, tensor in program.constants.items()}
-    values |= {value: widen(tensors[name]) for name, value in program.tensors.items()}
+    # strided weights would make strided values, which a traced view refuses
+    values |= {value: widen(tensors[name]).contiguous() for name, value in program.tensors.items()}
     values |= {value: widen(tensor) for value, tensor in zip(program.inputs, inputs, strict=True)}
 
     def filled(argument: Any) -> Any:
