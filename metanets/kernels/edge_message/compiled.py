@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanets.kernels.edge_message.reference import slope, targets_of
+from metanets.kernels.edge_message.reference import targets_of
 
-CACHED = 2**16  # numbers of one tile
+CACHED = 2**18  # numbers of one tile
 
 
 def refused(part: str, *arguments: Tensor | str | bool) -> str:
@@ -46,8 +46,11 @@ def forward(
     pooled = torch.empty_like(target, memory_format=torch.contiguous_format)
     updated = shift.new_empty(shift.shape if update else (0, shift.shape[1]))
     for v, e in tiles(offsets, shift.shape[1]):
-        z = nodes[source[e]].mul_(gain[e]).add_(shift[e]).add_(target[to[e]])
-        u = {"identity": lambda z: z, "relu": torch.relu_, "silu": lambda z: F.silu(z, inplace=True)}[activation](z)
+        u = nodes.index_select(0, source[e]).mul_(gain[e]).add_(shift[e]).add_(target.index_select(0, to[e]))
+        if activation == "relu":
+            u.relu_()
+        elif activation == "silu":
+            F.silu(u, inplace=True)
         pooled[v] = segment_sum(u, offsets[v.start : v.stop + 1] - e.start)
         if update:
             updated[e] = u
@@ -58,25 +61,24 @@ def backward(
     pooled: Tensor, updated: Tensor, nodes: Tensor, gain: Tensor, shift: Tensor, target: Tensor, source: Tensor, offsets: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Tile by tile; gradients of nodes then go through the edges sorted by source."""
+    """Tile by tile; the gradient of a node is added up where its edges are met."""
     to = targets_of(offsets, len(source))
+    d_nodes = torch.zeros_like(nodes, memory_format=torch.contiguous_format)
     d_gain, g = torch.empty_like(gain), torch.empty_like(shift)
     d_target = torch.empty_like(target, memory_format=torch.contiguous_format)
     for v, e in tiles(offsets, shift.shape[1]):
-        x = nodes[source[e]]
-        own = pooled[to[e]]
+        x, own = nodes.index_select(0, source[e]), torch.index_select(pooled, 0, to[e], out=g[e])
         if len(updated):
             own.add_(updated[e])
         if activation != "identity":
-            own.mul_(slope((x * gain[e]).add_(shift[e]).add_(target[to[e]]), activation))
-        g[e] = own
+            z = torch.mul(x, gain[e]).add_(shift[e]).add_(target.index_select(0, to[e]))
+            if activation == "relu":
+                own.mul_(z > 0)
+            else:  # s (1 + z (1 - s)) = s + z s (1 - s) = s + u - u s
+                s = z.sigmoid()
+                u = z.mul_(s)
+                own.mul_(u.addcmul_(u, s, value=-1).add_(s))
         d_target[v] = segment_sum(own, offsets[v.start : v.stop + 1] - e.start)
         torch.mul(own, x, out=d_gain[e])
-    order = source.argsort(stable=True)
-    by_source = torch.zeros(len(nodes) + 1, dtype=torch.int64)
-    by_source[1:] = torch.bincount(source, minlength=len(nodes)).cumsum(0)
-    d_nodes = torch.empty_like(nodes, memory_format=torch.contiguous_format)
-    for n, k in tiles(by_source, shift.shape[1]):
-        edges = order[k]
-        d_nodes[n] = segment_sum(g[edges].mul_(gain[edges]), by_source[n.start : n.stop + 1] - k.start)
+        d_nodes.index_add_(0, source[e], torch.mul(own, gain[e], out=x))
     return d_nodes, d_gain, g, d_target
