@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,28 @@ def test_a_bad_training_is_one_sentence_and_nothing_is_written(
     assert Zoo.open(metanet_zoo).snapshot_id == snapshot
 
 
+def test_too_few_models_is_one_sentence_and_nothing_is_written(
+    metanet_zoo: Path, tmp_path: Path, metazoo: Metazoo
+) -> None:
+    """Models of one split alone, then no models at all; and a folder that is no zoo."""
+    shutil.copytree(metanet_zoo, tmp_path / "zoo")
+    (tmp_path / "folder").mkdir()
+    population = Zoo.open(tmp_path / "zoo", writable=True)["mlp"]
+
+    def refused(zoo: str) -> str:
+        code, out, error = metazoo("train", tmp_path / zoo, "mlp", *FAST, "--out", tmp_path / "run")
+        assert (code, out, len(error.strip().splitlines())) == (1, "", 1)
+        assert not (tmp_path / "run").exists()
+        return error
+
+    population.delete_models(population.table.query("split != 'train'").index)
+    assert "the validation split has 0 usable models" in refused("zoo")
+    population.refresh()
+    population.delete_models(population.table.index)
+    assert "has no models" in refused("zoo")
+    assert "folder" in refused("folder")
+
+
 def test_a_folder_that_is_no_run_is_left_alone(metanet_zoo: Path, tmp_path: Path, metazoo: Metazoo) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -139,6 +162,14 @@ def test_a_folder_that_is_no_run_is_left_alone(metanet_zoo: Path, tmp_path: Path
         assert code == 1
         assert said in error
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_with_another_run_is_left_alone(run: Path, metanet_zoo: Path, metazoo: Metazoo) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, _, error = metazoo("train", metanet_zoo, "mlp", *FAST, "--out", run)
+    assert code == 1
+    assert "holds a run with populations = ['small_cnn'], now it is ['mlp']" in error
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_bad_evaluations_and_embeddings(run: Path, tmp_path: Path, metazoo: Metazoo) -> None:
