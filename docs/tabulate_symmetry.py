@@ -41,10 +41,8 @@ def main() -> None:
     print(
         f"group, an upper bound, measured up to {LARGEST} parameters; units that are always on or off, tokens that no"
     )
-    print(
-        "example holds, and weights wider than what reaches them count here too (GIN: its sums over neighbours rarely"
-    )
-    print("change a ReLU's sign, the rank still rises when the measurement stops).\n")
+    print("example holds, and weights wider than what reaches them count here too (GIN: the rank still rises when the")
+    print("measurement stops, so its number is not settled).\n")
     print("| family | parameters | group | dimension | log order | error | hidden |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for name in families():
