@@ -69,6 +69,7 @@ class ActivationDescent(Descent):
         assert isinstance(factor, PermutationFactor)
         self.tensors.update(self.plan.blocks[factor.name].mix(matrices_of(parameters), self.tensors))
         self.word.append((factor, parameters))
+        self.known = None
 
     def assign(self, factor: PermutationFactor) -> None:
         blocks = self.plan.blocks[factor.name]

@@ -114,16 +114,28 @@ class Descent:
         self.tensors = dict(tensors)
         self.word: list[tuple[Factor, Tensor]] = []
         self.softened: set[str] = set()
+        self.known: float | None = None  # the squared distance, while B stands where it was measured
         self.scale = sum(float(tensor.abs().square().sum()) for tensor in self.reference.values()) or 1.0
 
     def squared_distance(self) -> float:
         """‖A − B‖² over the parameters, for B as it stands."""
-        return squared_distance(self.reference, self.tensors)
+        if self.known is None:
+            self.known = squared_distance(self.reference, self.tensors)
+        return self.known
 
     def apply(self, factor: Factor, parameters: Tensor) -> None:
         """Move B by one element."""
+        if torch.equal(parameters, factor.identity().to(parameters.dtype)):
+            return
         self.tensors.update(factor.apply(parameters, self.tensors))
         self.word.append((factor, parameters))
+        self.known = None
+
+    def go_back(
+        self, tensors: dict[str, Tensor], word: list[tuple[Factor, Tensor]], known: float | None = None
+    ) -> None:
+        """Stand again where B stood before."""
+        self.tensors, self.word, self.known = tensors, word, known
 
     def run(self, sweeps: int, generator: np.random.Generator, held: Sequence[str] = ()) -> int:
         """Sweep over all factors but those held, in random order, until nothing brings the models closer.
@@ -153,7 +165,7 @@ class Descent:
         tensors, length, before = dict(self.tensors), len(self.word), self.squared_distance()
         self.step(factor, only)
         if before - self.squared_distance() <= GAIN * self.scale:
-            self.tensors, self.word = tensors, self.word[:length]
+            self.go_back(tensors, self.word[:length], before)
 
     def step(self, factor: Factor, only: Indices | None = None) -> None:
         """The best element of one factor with all others held."""
@@ -186,11 +198,11 @@ class Descent:
             return
         self.softened.add(factor.name)  # once is enough, the sweeps refine what it found
         best, tensors, word = self.squared_distance(), self.tensors, self.word[length:]
-        self.tensors, self.word = start, self.word[:length]
+        self.go_back(start, self.word[:length])
         self.apply(factor, self.frank_wolfe(factor))
         self.assign_once(factor)
         if self.squared_distance() > best:
-            self.tensors, self.word = tensors, [*self.word[:length], *word]
+            self.go_back(tensors, [*self.word[:length], *word], best)
 
     def assign_once(self, factor: PermutationFactor) -> None:
         """One linear assignment of blocks from their overlaps as they stand."""
@@ -255,7 +267,7 @@ class Descent:
             self.apply(factor, (every - shift).remainder(blocks.count).expand(blocks.copies, -1))
             self.match_insides(inside)
             values[:, every, (every + shift) % blocks.count] = blocks.values(self.reference, self.tensors)
-            self.tensors, self.word = dict(start), self.word[:length]
+            self.go_back(dict(start), self.word[:length])
         self.apply(factor, assignment(values).argsort(-1))
         self.match_insides(inside)
 

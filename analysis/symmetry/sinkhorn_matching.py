@@ -25,7 +25,7 @@ from graphs.symmetry import symmetry
 from modelzoo.store import Population
 
 ITERATIONS = 2000
-CLOSE = 1e-12  # of row and column sums to one
+CLOSE = 1e-9  # of row and column sums to one
 EVERY = 10  # iterations between looks at the sums
 
 

@@ -8,6 +8,7 @@ same for the whole orbit, and R depends on the group alone.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,13 @@ def unheld(factors: Sequence[Factor]) -> Tensor:
     rows = exponent_rows(factors, np.cumsum([0, *sizes]))
     if rows.shape[0]:
         count, width = rows.shape
-        shrinks = hstack([rows, eye_array(count)]).tocsr()  # E d + t ≤ 0 with 0 ≤ t ≤ 1 as large as can be
+        shrinks: Any = csr_array(hstack([rows, eye_array(count)]))  # E d + t ≤ 0 with 0 ≤ t ≤ 1 as large as can be
         bounds = [(None, None)] * width + [(0, 1)] * count
         gain = np.concatenate([np.zeros(width), -np.ones(count)])
-        found = linprog(gain, A_ub=shrinks, b_ub=np.zeros(count), bounds=bounds, method="highs")
+        found: Any = linprog(gain, A_ub=shrinks, b_ub=np.zeros(count), bounds=bounds, method="highs")
         if not found.success:
             raise ArithmeticError(f"the linear program of unheld scales failed: {found.message}")
-        total = np.asarray(rows[found.x[width:] > ZERO].sum(0)).ravel()
+        total = np.asarray(rows[found.x[width:] > ZERO].sum(0), np.float64).ravel()
     return torch.from_numpy(total)
 
 
