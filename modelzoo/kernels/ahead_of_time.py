@@ -2,7 +2,8 @@
 
     python -m modelzoo.kernels.ahead_of_time [--json] [--first] [OPERATION ...]
 
-`--first` takes the first configuration of every kernel only. One row a configuration and target: registers of a thread, spilled bytes of a thread, shared memory of a program.
+`--first` takes the first configuration of every operation only.
+One row a configuration and target: registers and spilled bytes of a thread, shared memory of a program.
 """
 
 import json
@@ -85,12 +86,12 @@ def _numbers(pattern: str, text: str) -> tuple[int, ...]:
 
 
 def report(names: Sequence[str] = (), first: bool = False) -> list[dict[str, Any]]:
-    """Rows of every target and configuration (or of the first one of every kernel), of the named operations or of all."""
+    """Rows of every target and configuration (or the first of every operation), of the named operations or of all."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
     found = [(op, configuration) for op, configuration in configurations() if not names or op.name in names]
     if first:
-        found = list({configuration.kernel.fn: (op, configuration) for op, configuration in reversed(found)}.values())
+        found = list({op.name: (op, configuration) for op, configuration in reversed(found)}.values())
     return [compiled(op, configuration, target) for op, configuration in found for target in TARGETS]
 
 

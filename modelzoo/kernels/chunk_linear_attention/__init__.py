@@ -84,7 +84,7 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
 
     return [
         (*case(2, 21, 1, 5, 3), -random(2, 21, 1).abs() / 4),
-        (*case(1, 19, 2, 4, 7), -random(1, 19, 2, 4).abs()),
+        (*case(1, 19, 1, 4, 7), -random(1, 19, 1, 4).abs()),
         (*case(1, 35, 2, 3, 2), -random(2).abs() / 8, 1.0),
         case(1, 5, 1, 2, 17),
         (*case(1, 18, 1, 3, 3), -40 * random(1, 18, 1, 3).abs()),

@@ -30,7 +30,7 @@ def check(rows: list[dict[str, Any]]) -> None:
         assert row["shared"] <= 163 * 1024, "of one program on an A100"
 
 
-def test_the_first_configuration_of_every_kernel_compiles() -> None:
+def test_the_first_configuration_of_every_operation_compiles() -> None:
     check(compiled("--first"))
 
 
