@@ -19,9 +19,13 @@ class Target:
     Args:
         module: any module; its own parameters are the usual initialisation.
         vmappable: whether many targets can be evaluated by one vmapped call.
+        member: the family and config it is a member of, if any.
     """
 
-    def __init__(self, module: nn.Module, vmappable: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, vmappable: bool = True, member: tuple[Family, FamilyConfig] | None = None
+    ) -> None:
+        self.member = member
         self.module = module.eval().requires_grad_(False)
         self.vmappable = vmappable
         self.shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
@@ -29,7 +33,7 @@ class Target:
     @classmethod
     def of(cls, family: Family, config: FamilyConfig, seed: int = 0) -> "Target":
         """A member of a family."""
-        return cls(family.build(config, seed), family.not_vmappable is None)
+        return cls(family.build(config, seed), family.not_vmappable is None, (family, config))
 
     @property
     def size(self) -> int:
