@@ -1,0 +1,1 @@
+"""Families whose members are put together from parts."""
