@@ -6,8 +6,8 @@ axis over what no factor moves (kernel taps, gates, input positions, several ten
 merged dimensions (gates of an LSTM, C·H·W before a linear layer, heads inside an embedding) come apart by themselves.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from graphs import NODE_KINDS, GraphStructure, PoolingAxis, SymmetryGroup
-from graphs.factors import PermutationFactor
+from graphs.factors import AxisMap, PermutationFactor
+from graphs.symmetry import permutation_factors
 from metanets.equivariant import Symmetric, TensorSpace
 from modelzoo.errors import UserError
 
@@ -92,6 +93,8 @@ def layout_of(group: SymmetryGroup, structure: GraphStructure, ends: bool = Fals
     Raises:
         UserError: entries of some tensor move in a way that is no product of factors.
     """
+    # also permutations that a linear factor contains, as those inside attention heads
+    group = replace(group, factors=permutation_factors(group.structure, AxisMap(group.labelling)))
     found: dict[tuple[str, ...], list[Integers]] = {}
     sizes: dict[str, int] = {}
     start = 0
@@ -197,8 +200,3 @@ def _pieces(name: str, columns: list[Column], fixed: list[Integers]) -> list[tup
 def rows_of(values: Tensor, index: Tensor) -> Tensor:
     """Edge values `[E, M]` as a piece `[M, *shape, rows]`."""
     return values[index.flatten()].unflatten(0, index.shape).movedim((-1, 0), (0, -1))
-
-
-def signature(layout: Mapping[str, Any] | Layout) -> str:
-    """What two layouts of the same architecture agree in."""
-    return (layout if isinstance(layout, Layout) else Layout(**layout)).model_dump_json()

@@ -94,4 +94,6 @@ def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[
         raise UserError("probes need models that take one real tensor, all of the same shape; leave probes at 0.", 2)
     function = functions[0]
     assert function is not None
-    return {"probe_shape": function.shape, "probe_outputs": function(torch.zeros(1, *function.shape)).shape[-1]}
+    dtype = next(t.dtype for t in function.tensors.values() if t.is_floating_point())
+    answers = function(torch.zeros(1, *function.shape, dtype=dtype))
+    return {"probe_shape": function.shape, "probe_outputs": answers.shape[-1]}

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 import graphs
-from graphs import GraphStructure, GroupElement, SymmetryGroup
-from graphs.factors import Factor, PermutationFactor
+from graphs import GraphStructure, SymmetryGroup
+from graphs.factors import AxisMap, Factor
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
+from graphs.symmetry import permutation_factors
 from metanets.batching import ModelFunction, Models, Topology
 from metanets.metanet import MetanetModule, metanet
 from modelzoo.family import family
@@ -75,20 +76,25 @@ def network(name: str, of: Models, seed: int = 0, **fields: object) -> MetanetMo
 
 
 def declared(factor: Factor, equivariance: str) -> bool:
-    """Whether a metanet that declares this is invariant under that factor."""
-    if isinstance(factor, PermutationFactor):
-        return equivariance != "none"
+    """Whether a metanet that declares this is invariant under that factor, which is no permutation."""
     if isinstance(factor, DiagonalFactor):
         signs, scales = ("permutation+sign", "monomial"), ("permutation+scale", "monomial")
         return equivariance in {"sign": signs, "positive": scales, "phase": ()}[factor.question]
     return isinstance(factor, LinearFactor) and not factor.orthogonal and equivariance == "GL"
 
 
-def element(group: SymmetryGroup, equivariance: str, seed: int, scale: float = 1.0) -> GroupElement:
-    """A random element of the part of the group that is declared, another one for every model."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = [f for f in group.factors if declared(f, equivariance)]
-    return GroupElement(group, tuple((f, f.sample(generator, scale, MODELS)) for f in chosen))
+def moved(name: str, equivariance: str, seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    """The members under random elements of the part of the group that is declared, another one for every model.
+
+    All permutations are among them, also those that a linear factor of the group contains.
+    """
+    group, generator = architecture(name)[0], torch.Generator().manual_seed(seed)
+    permutations = permutation_factors(group.structure, AxisMap(group.labelling))
+    chosen = [*permutations, *(f for f in group.factors if declared(f, equivariance))]
+    tensors = dict(stack(name))
+    for factor in chosen:
+        tensors.update(factor.apply(factor.sample(generator, scale, MODELS), tensors))
+    return tensors
 
 
 @torch.no_grad()
