@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(RUN)/python -m benchmarks.demo
+	OMP_NUM_THREADS=1 $(RUN)/python -m benchmarks.demo  # more threads wait for each other as soon as the machine is busy
 
 test: $(STAMP)
 	$(RUN)/python tests/browser.py
