@@ -168,7 +168,9 @@ class SymmetryGroup:
     @cached_property
     def _orbits(self) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         """Orbit number of every label, and per permutation factor the block and the copy of every label (−1: none)."""
-        structure, blocks, copies = self.structure, [], []
+        structure = self.structure
+        blocks: list[np.ndarray] = []
+        copies: list[np.ndarray] = []
         moved = np.zeros(structure.count, bool)
         every = np.arange(structure.count, dtype=np.uint64)
         place_in_block = every.copy()  # of a label that nothing moves: the label itself
@@ -189,8 +191,8 @@ class SymmetryGroup:
                 place[nodes.ravel()] = np.indices(nodes.shape)[axis].ravel()
                 for table in structure.derived:
                     for column in range(1, table.shape[1]):
-                        part = place[np.maximum(table[:, column], 0)]
-                        place[table[:, 0]] = np.where(place[table[:, 0]] < 0, part, place[table[:, 0]])
+                        inner = place[np.maximum(table[:, column], 0)]
+                        place[table[:, 0]] = np.where(place[table[:, 0]] < 0, inner, place[table[:, 0]])
                 found.append(place)
             moved |= factor.moved
         return np.where(moved, orbit, every), blocks, copies

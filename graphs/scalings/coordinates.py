@@ -5,15 +5,16 @@ parameter are ambiguous (a constant can go from one to the other), so they are b
 what happens to the entries (i, 0, 0, …), every other one how much more happens to (0, j, 0, …) than to (0, 0, 0, …).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csc_array, csr_array, hstack, vstack
-from scipy.sparse.csgraph import connected_components
 
 from graphs.program import Program
+from graphs.scalings.elimination import independent_vectors
 from graphs.scalings.walk import ScaleWalk
 
 
@@ -145,42 +146,11 @@ def independent(known: csc_array, candidates: csc_array, modulus: int = 0) -> ND
         modulus: 0 for the reals, 2 for signs.
     """
     both = csc_array(hstack([known, candidates]))
-    if modulus:
-        both.data = both.data % modulus
-        both.eliminate_zeros()
-    coordinate, column = both.nonzero()
-    height, width = both.shape
-    graph = coo_array((np.ones(len(column)), (coordinate, height + column)), (height + width, height + width))
-    component = connected_components(graph, directed=False)[1][height:]
-    order = np.argsort(component, kind="stable")
-    chosen: list[int] = []
-    for columns in np.split(order, np.flatnonzero(np.diff(component[order])) + 1):
-        block = csr_array(both[:, columns])
-        dense = np.unique(block[np.unique(block.nonzero()[0])].toarray(), axis=0) if block.nnz else np.zeros((0, 1))
-        chosen += [int(columns[k]) for k in pivots(dense, modulus)] if len(dense) else []
-    return np.array(sorted(k - known.shape[1] for k in chosen if k >= known.shape[1]), np.int64)
-
-
-def pivots(matrix: NDArray[np.float64], modulus: int = 0) -> list[int]:
-    """The columns that are independent of those before them, by elimination (of small integers)."""
-    rows = matrix.astype(np.float64)
-    found: list[int] = []
-    for column in range(rows.shape[1]):
-        depth = len(found)
-        if depth == len(rows):
-            break
-        best = depth + int(np.argmax(abs(rows[depth:, column])))
-        if abs(rows[best, column]) < 1e-9:
-            continue
-        rows[[depth, best]] = rows[[best, depth]]
-        rows[depth] /= rows[depth, column]
-        others = np.flatnonzero(rows[:, column])
-        others = others[others != depth]
-        rows[others] -= rows[others, column][:, None] * rows[depth]
-        if modulus:
-            rows = np.round(rows) % modulus
-        found.append(column)
-    return found
+    entries = np.rint(both.data).astype(np.int64).tolist()
+    place, ends = both.indices.tolist(), both.indptr.tolist()
+    columns = [dict(zip(place[i:j], entries[i:j], strict=True)) for i, j in itertools.pairwise(ends)]
+    start = known.shape[1]
+    return np.array([k - start for k in independent_vectors(columns, modulus) if k >= start], np.int64)
 
 
 def settled(segments: Sequence[Segment], generators: csc_array, modulus: int = 0) -> csr_array:

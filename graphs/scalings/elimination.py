@@ -1,6 +1,6 @@
 """Exact elimination of a sparse homogeneous linear system, over the rationals or modulo a prime."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
@@ -42,24 +42,26 @@ def null_space(equations: Sequence[Equation], unknowns: Sequence[int], modulus: 
         for unknown in row:
             met[unknown].discard(index)
         for other in sorted(met.pop(pivot)):
-            _subtract(rows[other], row, pivot, modulus, met, other)
+            before = set(rows[other])
+            for unknown in _subtract(rows[other], row, pivot, modulus):
+                met[unknown].add(other)
+            for unknown in before.difference(rows[other]):
+                met[unknown].discard(other)
             heappush(queue, (len(rows[other]), other))
         solved.append((pivot, row))
         rows[index] = {}
     return _solutions(solved, unknowns, modulus)
 
 
-def _subtract(
-    target: Equation, row: Equation, pivot: int, modulus: int, met: defaultdict[int, set[int]], index: int
-) -> None:
-    """Remove the pivot from an equation by a multiple of another one."""
+def _subtract(target: Equation, row: Equation, pivot: int, modulus: int) -> set[int]:
+    """Remove the pivot from an equation by a multiple of another one; returns what it did not mention before."""
     lead, factor = row[pivot], target.pop(pivot)
+    new = set()
     if lead != 1:
         common = gcd(lead, factor)
         lead, factor = lead // common, factor // common
-        if lead != 1:
-            for unknown in target:
-                target[unknown] = target[unknown] * lead
+        for unknown in target:
+            target[unknown] = target[unknown] * lead % modulus if modulus else target[unknown] * lead
     for unknown, coefficient in row.items():
         if unknown == pivot:
             continue
@@ -67,15 +69,16 @@ def _subtract(
         if modulus:
             value %= modulus
         if value:
+            if unknown not in target:
+                new.add(unknown)
             target[unknown] = value
-            met[unknown].add(index)
-        elif unknown in target:
-            del target[unknown]
-            met[unknown].discard(index)
+        else:
+            target.pop(unknown, None)
     common = gcd(*target.values()) if target and not modulus else 1
     if common > 1:
         for unknown in target:
             target[unknown] //= common
+    return new
 
 
 def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modulus: int) -> list[Vector]:
@@ -99,6 +102,36 @@ def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modu
             vectors[source][unknown] = value
     found = []
     for vector in vectors.values():
-        scale = 1 if modulus else lcm(*(value.denominator for value in vector.values()))
-        found.append({unknown: int(value * scale) for unknown, value in vector.items()})
+        multiple = 1 if modulus else lcm(*(value.denominator for value in vector.values()))
+        found.append({unknown: int(value * multiple) for unknown, value in vector.items()})
+    return found
+
+
+def independent_vectors(vectors: Sequence[Vector], modulus: int = 0) -> list[int]:
+    """The numbers of the vectors that are no combination of those before them.
+
+    Args:
+        vectors: their non-zero entries.
+        modulus: 0 for the rationals, else a prime.
+    """
+    met = Counter(place for vector in vectors for place in vector)
+    steps: list[tuple[int, Vector]] = []  # a place, and a vector without the places of the steps before
+    step_of: dict[int, int] = {}
+    found = []
+    for number, vector in enumerate(vectors):
+        rest = {k: c % modulus if modulus else c for k, c in vector.items()}
+        rest = {k: c for k, c in rest.items() if c}
+        queue = [step_of[k] for k in rest if k in step_of]
+        heapify(queue)
+        while queue:
+            place, step = steps[heappop(queue)]
+            if place in rest:
+                for new in _subtract(rest, step, place, modulus):
+                    if new in step_of:
+                        heappush(queue, step_of[new])
+        if rest:
+            place = min(rest, key=lambda k: (abs(rest[k]) != 1, met[k], k))
+            step_of[place] = len(steps)
+            steps.append((place, rest))
+            found.append(number)
     return found

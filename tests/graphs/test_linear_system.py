@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs.scalings.elimination import null_space
+from graphs.scalings.elimination import independent_vectors, null_space
 from graphs.scalings.system import LinearSystem
 
 EQUATIONS = st.lists(
@@ -60,3 +60,16 @@ def test_combination_of_one_term_adds_no_unknown(modulus: int) -> None:
     assert (system.combination((1, x), (1, np.zeros(3, dtype=np.int64))) == x).all()
     assert system.unknowns == 4
     assert len(null_space([{1: 1, 2: 1, 3: 1}], range(1, 4), modulus)) == 2
+
+
+@pytest.mark.parametrize("modulus", [0, 2])
+@settings(max_examples=200, deadline=None)
+@given(
+    columns=st.lists(st.dictionaries(st.integers(0, 5), st.sampled_from([-3, -2, -1, 1, 2, 3]), max_size=4), max_size=8)
+)
+def test_vectors_that_are_no_combination_of_those_before(modulus: int, columns: list[dict[int, int]]) -> None:
+    def rank(vectors: list[dict[int, int]]) -> int:
+        return 6 - len(null_space([dict(v) for v in vectors], range(6), modulus))
+
+    ranks = [rank(columns[:k]) for k in range(len(columns) + 1)]
+    assert independent_vectors(columns, modulus) == [k for k in range(len(columns)) if ranks[k + 1] > ranks[k]]
