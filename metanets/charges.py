@@ -17,8 +17,6 @@ from torch import Tensor
 from graphs.scalings.diagonal import DiagonalFactor
 from metanets.batching import Topology
 
-SMALLEST = 1e-60  # mean squares below count as this: layers that are zero keep their scale
-
 
 @dataclass(frozen=True, eq=False)
 class Charges:
@@ -27,7 +25,7 @@ class Charges:
     Args:
         row: `[E]` which exponents an edge has, −1 for none.
         exponents: `[R, K]`, distinct rows.
-        solve: `[K, R]` from logarithms of mean squares to the element that is applied.
+        count: `[R]` edges with these exponents.
         offset: `[E]`, o.
         edge: `[E]` number of an edge's sign charge, 0 for none.
         node: `[N]` numbers of the sign charges of nodes, likewise.
@@ -37,7 +35,7 @@ class Charges:
 
     row: Tensor
     exponents: Tensor
-    solve: Tensor
+    count: Tensor
     offset: Tensor
     edge: Tensor
     node: Tensor
@@ -52,11 +50,23 @@ class Charges:
         at = self.row >= 0
         rows = self.row[at]
         sums = shifted.new_zeros(len(self.exponents), values.shape[1]).index_add(0, rows, shifted[at].square())
-        squares = sums / torch.bincount(rows, minlength=len(sums))[:, None]
-        chosen = self.solve @ squares.clamp_min(SMALLEST).log() / 2  # [K, M]
+        squares = sums / self.count[:, None]
+        patterns, pattern = torch.unique(squares > 0, dim=1, return_inverse=True)  # what is zero has no scale
+        chosen = shifted.new_zeros(self.exponents.shape[1], values.shape[1])  # [K, M]
+        for k, known in enumerate(patterns.T):
+            own = pattern == k
+            chosen[:, own] = (
+                self.solution(tuple(known.tolist())) @ torch.where(known[:, None], squares[:, own], 1).log()
+            )
         factor = (self.exponents @ chosen).exp()[rows]
         changed = shifted.index_copy(0, torch.nonzero(at)[:, 0], shifted[at] * factor)
         return (changed - self.offset[:, None]).to(values.dtype)
+
+    @cache  # noqa: B019 (charges live as long as the program)
+    def solution(self, known: tuple[bool, ...]) -> Tensor:
+        """`[K, R]`: from logarithms of mean squares to the element, least squares over the rows that are known."""
+        weight = torch.where(torch.tensor(known), self.count, 0).sqrt()[:, None]
+        return -torch.linalg.pinv(weight * self.exponents) * weight.T / 2
 
 
 @cache
@@ -71,9 +81,8 @@ def charges(topology: Topology) -> Charges:
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))
     row, exponents = place[row.ravel()], rows[order]
-    weight = np.sqrt(np.bincount(row[row >= 0], minlength=len(order)))[:, None]
-    solve = -np.linalg.pinv(weight * exponents) * weight.T
-    return Charges(torch.from_numpy(row), torch.from_numpy(exponents), torch.from_numpy(solve), torch.from_numpy(offset),
+    count = torch.from_numpy(np.bincount(row[row >= 0], minlength=len(order)).astype(np.float64))
+    return Charges(torch.from_numpy(row), torch.from_numpy(exponents), count, torch.from_numpy(offset),
                    *_signs([f for f in factors if f.question == "sign"], topology, ones))  # fmt: skip
 
 

@@ -7,7 +7,14 @@ from metanets.metanet import metanet, metanets
 from modelzoo.errors import UserError
 from tests.metanets.subjects import embeddings, error, models, moved, network, spread, stack
 
-FAMILIES = ("mlp", "siren", "small_cnn", "lstm", "transformer")  # scales; signs; taps; packed gates; heads and GL
+FAMILIES = (
+    "mlp",
+    "siren",
+    "small_cnn",
+    "lstm",
+    "transformer",
+    "resnet",
+)  # scales; signs; taps; gates; heads and GL; norms
 EXACT = 1e-9  # of the spread between models, in double precision
 CASES = [(name, family) for name in metanets() for family in FAMILIES]
 
