@@ -5,8 +5,10 @@ charts, the command line and a link share one language, and a selection means th
 """
 
 import ast
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from modelzoo.store.query import select
 
 BINS = 24
 MOST_CATEGORIES = 20
+LABEL_ROOM = 27  # characters that fit below a histogram side by side
 MOST_POINTS = 10_000  # more make the browser slow
 SYMBOLS = ("circle", "diamond", "square", "cross")
 HYPERPARAMETERS = ("learning_rate", "weight_decay", "data_fraction", "init_scale")
@@ -165,7 +168,13 @@ class Distribution:
     def _ticks(self) -> dict[str, Any]:
         if self.values:
             step = max(1, len(self.values) // 10)
-            return {"tickvals": list(range(0, len(self.values), step)), "ticktext": [label[:14] for label in self.labels()[::step]]}  # fmt: skip
+            labels = self.labels()[::step]
+            room = LABEL_ROOM // len(labels)
+            if room >= 6 or max(map(len, labels)) <= room:
+                labels, angle = ["<br>".join(wrap(label, room, max_lines=3, placeholder="…")) for label in labels], 0
+            else:  # too many words to stand side by side
+                labels, angle = [label if len(label) <= 12 else label[:11] + "…" for label in labels], 90
+            return {"tickvals": list(range(0, len(self.values), step)), "ticktext": labels, "tickangle": angle}
         if self.logarithmic:
             skipped = int(self.edges[0] == 0)
             exponents = np.log10(self.edges[skipped:])
@@ -173,11 +182,14 @@ class Distribution:
             marks = marks[:: max(1, len(marks) // 5)]
             places = np.interp(np.log10(marks), exponents, np.arange(len(exponents)) + skipped) - 0.5
             return {"tickvals": places.tolist(), "ticktext": [f"{mark:.0e}".replace("e-0", "e-").replace("e+0", "e") if not 0.01 <= mark <= 1000 else f"{mark:g}" for mark in marks]}  # fmt: skip
-        step = max(1, round(len(self.total) / 5))
+        longest = max(len(number(edge)) for edge in self.edges)
+        most = min(6, max(2, LABEL_ROOM // (longest + 2)))
+        step = math.ceil(len(self.total) / (most - 1))
         shown = range(0, len(self.edges), step)
         return {
             "tickvals": [place - 0.5 for place in shown],
             "ticktext": [number(self.edges[place]) for place in shown],
+            "tickangle": 0,
         }
 
 

@@ -227,6 +227,8 @@ class Zoo:
         tables = []
         for population in self:
             table = population.table.reset_index()
+            if table.empty:  # its columns, without values, would turn integers of the others into rounded numbers
+                continue
             table.insert(0, "population", population.name)
             table.insert(1, "family", population.info.family)
             table.insert(2, "task", population.info.task)

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.crossfilter import bin_edges, chartable, cloud, distribution, is_category, kept, names_in, replaced
+from analysis.crossfilter import (
+    LABEL_ROOM,
+    bin_edges,
+    chartable,
+    cloud,
+    distribution,
+    is_category,
+    kept,
+    names_in,
+    replaced,
+)
 
 numbers = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=60)
 
@@ -79,3 +89,20 @@ def test_columns_worth_a_chart_vary_and_scores_come_first() -> None:
     assert chartable(table) == ["test_psnr", "learning_rate", "seed"]
     assert is_category(pd.Series([True, False]))
     assert not is_category(pd.Series([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("names", [["cnn", "lstm-adding", "siren-digits-inr"], [f"population-number-{i}" for i in range(9)], ["a"], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]])  # fmt: skip
+def test_every_category_has_a_label_that_fits(names: list[str]) -> None:
+    table = pd.DataFrame({"population": names})
+    axis = distribution(table, table, "population").plot().layout.xaxis
+    assert len(axis.ticktext) == len(axis.tickvals) == len(names)
+    widest = [max(map(len, label.split("<br>"))) for label in axis.ticktext]
+    assert max(widest) <= 12 if axis.tickangle else sum(widest) <= LABEL_ROOM
+
+
+def test_small_numbers_leave_room_for_each_other() -> None:
+    table = pd.DataFrame({"test_mse": np.linspace(0.00035, 0.00182, 30)})
+    axis = distribution(table, table, "test_mse").plot().layout.xaxis
+    assert axis.tickangle == 0
+    assert len(axis.ticktext) >= 2
+    assert sum(map(len, axis.ticktext)) <= LABEL_ROOM

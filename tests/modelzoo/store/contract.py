@@ -93,6 +93,8 @@ class StoreContract:
             odd.positions([99])
 
     def test_tables_of_different_populations_join(self, zoo: Zoo, odd: Population) -> None:
+        zoo.create_population(odd_info("interrupted"))  # before its first model
+        assert zoo.table()["label"].dtype == np.int64
         zoo.create_population(small_info()).append(small_batch(0))
         table = zoo.table()
         assert len(table) == 45 + 16
