@@ -132,8 +132,5 @@ FAMILY = register(
         tiny={"hidden": 12, "hyper": 6, "embedding": 2},
         tiny_recipe=Recipe(steps=150, learning_rate=2e-2, batch_size=32, gradient_clip=1.0),
         margin=0.4,
-        limits={
-            "symmetry": "its rescaled gates couple thousands of scale equations, whose exact elimination takes minutes"
-        },
     )
 )

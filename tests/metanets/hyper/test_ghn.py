@@ -133,6 +133,7 @@ def course(chosen: Problem, config: CellCNNConfig, start: dict[str, Tensor] | No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_architectures_that_were_never_trained_on() -> None:
     chosen, found = problem(), hypernetwork("ghn")
     recipe = found.recipe.model_copy(update={"steps": 800})

@@ -98,12 +98,14 @@ def test_a_thousand_hyperparameters_against_random_search() -> None:
     held = (tuple(x[100:600] for x in train.inputs), train.targets[100:600])
     steps, trials = 1000, 100
     torch.manual_seed(0)
-    config = SelfTuningConfig(decays="weights", hidden=(), low=-10, high=0, models=4, spread=0.3, output_scale=0.01)
+    config = SelfTuningConfig(
+        decays="weights", hidden=(), low=-10, high=0, models=4, spread=0.3, rate=0.01, output_scale=0.01
+    )
     model = SelfTuning(target, config)
     with torch.no_grad():
         for head, value in zip(model.response.heads, target.initial().values(), strict=True):
             head.bias.copy_(value.flatten())
-    recipe = Recipe(steps=steps, learning_rate=1e-3)
+    recipe = Recipe(steps=steps, learning_rate=5e-3)
     model.tune(
         lambda: lambda parameters: chosen.losses(target, parameters, *seen),
         lambda parameters: chosen.losses(target, parameters, *held),
