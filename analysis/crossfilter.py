@@ -182,10 +182,10 @@ class Distribution:
             marks = marks[:: max(1, len(marks) // 5)]
             places = np.interp(np.log10(marks), exponents, np.arange(len(exponents)) + skipped) - 0.5
             return {"tickvals": places.tolist(), "ticktext": [f"{mark:.0e}".replace("e-0", "e-").replace("e+0", "e") if not 0.01 <= mark <= 1000 else f"{mark:g}" for mark in marks]}  # fmt: skip
-        longest = max(len(number(edge)) for edge in self.edges)
-        most = min(6, max(2, LABEL_ROOM // (longest + 2)))
-        step = math.ceil(len(self.total) / (most - 1))
-        shown = range(0, len(self.edges), step)
+        for most in (6, 5, 4, 3, 2):
+            shown = range(0, len(self.edges), math.ceil(len(self.total) / (most - 1)))
+            if sum(len(number(self.edges[place])) + 2 for place in shown) <= LABEL_ROOM + 2:
+                break
         return {
             "tickvals": [place - 0.5 for place in shown],
             "ticktext": [number(self.edges[place]) for place in shown],

@@ -45,7 +45,7 @@ def page() -> None:
     expressions = filters(scope)
     selected = kept_or_said(scope, expressions)
     st.caption(f"**{len(selected):,}** of {len(scope):,} models selected · {scope['population'].nunique()} populations · {scope['family'].nunique()} families")  # fmt: skip
-    chosen = chart_controls(scope)
+    chosen = chart_controls(scope, selected)
     draw(scope, selected, expressions, chosen)
     model_table(scope, selected, chosen["columns"])
     show_history(path, snapshot)
@@ -113,8 +113,8 @@ def read_selection(table: pd.DataFrame, columns: Sequence[str], selection: Any) 
     return []
 
 
-def chart_controls(table: pd.DataFrame) -> dict[str, Any]:
-    """Which columns are drawn and shown; what is left open is chosen automatically."""
+def chart_controls(table: pd.DataFrame, selected: pd.DataFrame) -> dict[str, Any]:
+    """Which columns are drawn and shown; what is left open is chosen automatically, a score that the selection has first."""
     varied = chartable(table)
     numeric = [name for name in varied if pd.api.types.is_numeric_dtype(table[name])]
     columns = [str(name) for name in table.columns]
@@ -124,7 +124,9 @@ def chart_controls(table: pd.DataFrame) -> dict[str, Any]:
         colour = st.selectbox("Colour", columns, index=None, key="colour", placeholder="automatic", **LINKED)
         bars = st.multiselect("Distributions", columns, key="distributions", placeholder="automatic", **LINKED)
         shown = st.multiselect("Columns of the table", columns, key="columns", placeholder="all that vary", **LINKED)
-    vertical = y or next((name for name in numeric if name.startswith("test_")), numeric[0] if numeric else None)
+    scores = [name for name in numeric if name.startswith("test_")]
+    scores.sort(key=lambda name: not selected[name].notna().any())
+    vertical = y or next(iter(scores + numeric), None)
     measured = table if vertical is None else table[table[vertical].notna()]
     telling = [name for name in TELLING if name in numeric and name != vertical and measured[name].nunique() > 1]
     return {

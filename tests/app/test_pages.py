@@ -85,6 +85,12 @@ def test_zoo_filter_changes_the_count_and_the_table(opened: Opened) -> None:
     assert len(test.dataframe[0].value) == 16
 
 
+@pytest.mark.parametrize(("family", "score"), [("siren", "test_psnr"), ("small_cnn", "test_accuracy")])
+def test_zoo_draws_a_score_that_the_selection_has(opened: Opened, family: str, score: str) -> None:
+    test = opened("zoo", filter=f"family == '{family}'")
+    assert f'"text":"{score}"' in test.get("plotly_chart")[0].proto.spec.replace(" ", "")
+
+
 def test_zoo_filter_that_cannot_be_read_is_named(opened: Opened) -> None:
     test = opened("zoo", filter="famly == 'siren'")
     assert "did you mean 'family'?" in test.error[0].value
