@@ -8,10 +8,15 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first impo
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 
 from metanets.runs import Run, RunRecord
 from modelzoo.store import Population, Zoo
 from modelzoo.training import PopulationConfig, populate
+
+# A busy machine is no fault of the code: neither an example nor drawing it has a time limit.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
