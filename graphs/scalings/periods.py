@@ -13,7 +13,8 @@ from torch import Tensor
 from graphs.factors import Factor
 from graphs.finders import Context, finder
 from graphs.program import Op, Program, Reference
-from graphs.scalings.shifts import MOVES, PERIODIC, Leaf, Shifts
+from graphs.scalings.leaves import MOVES, Leaf
+from graphs.scalings.shifts import PERIODIC, Shifts
 from graphs.scalings.translations import TranslationFactor, part_name
 
 FARTHEST = 2  # periods that a sampled element moves a bias by

@@ -8,7 +8,7 @@ once on random parameters and two random sets of inputs, and only the operators 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -16,18 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphs.interpreter import interpret, widen
+from graphs.interpreter import interpret
 from graphs.program import Op, Program, Reference
 from graphs.scalings.coordinates import first_names
+from graphs.scalings.leaves import BATCH_NORM, MOVES, Carried, Leaf, Sink, call, random_tensor, where_moved
 
-# Operators that read their data without computing, so that every entry of the result is one of the entries.
-MOVES = frozenset(
-    f"aten.{name}" for name in (
-        "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "flatten", "expand",
-        "clone", "alias", "detach", "contiguous", "slice", "select", "split", "split_with_sizes", "unbind", "chunk",
-        "flip", "repeat", "dropout", "lift_fresh_copy",
-    )
-)  # fmt: skip
 # Affine in each tensor argument: they carry a shift on. Sums may cancel one.
 SUMS = frozenset(f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack"))
 AFFINE = MOVES | SUMS | frozenset(
@@ -52,87 +45,6 @@ PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv"
             "aten._native_batch_norm_legit_no_training": (0, 1, 3)}  # fmt: skip
 TOLERANCE = 1e-9
 ROWS = 16  # of an embedding
-LARGEST = 2**14  # numbers of a tensor that does not overlap
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """A part of a tensor that some operator computes with, after slicing and reshaping alone.
-
-    Args:
-        tensor: first name of the tensor.
-        value: the value that is computed with.
-        source: shape of the tensor.
-        shape: of the part.
-        trail: the operators that take the part out of the tensor, with the number of the output that is used.
-        entries: flat indices into the tensor, if the part is not a whole value.
-    """
-
-    tensor: str
-    value: int
-    source: tuple[int, ...]
-    shape: tuple[int, ...]
-    trail: tuple[tuple[Op, int], ...] = ()
-    entries: Tensor | None = None
-
-    @property
-    def positions(self) -> Tensor:
-        """Flat indices into the tensor, of the shape of the part; made when asked for, they are as many as weights."""
-        return self.locate(self.source)
-
-    def locate(self, source: Sequence[int]) -> Tensor:
-        """The positions in a tensor of another number of rows."""
-        if self.entries is not None:
-            return self.entries
-        positions = torch.arange(math.prod(source)).reshape(tuple(source))
-        for op, place in self.trail:
-            positions = call(op, partial(_contiguous, positions))[place]
-        return positions
-
-
-@dataclass(frozen=True)
-class Sink:
-    """A bias that takes a shift back, read off a value that is shifted.
-
-    Args:
-        value: the shifted value.
-        tensor: first name of the bias tensor.
-        entries: flat indices into the bias tensor.
-        places: for each of them a flat index into the value that it is added to.
-    """
-
-    value: int
-    tensor: str
-    entries: Tensor
-    places: Tensor
-
-
-Lookup = Callable[[int], Tensor]
-
-
-BATCH_NORM = "aten._native_batch_norm_legit_no_training"
-
-
-def call(op: Op, lookup: Lookup) -> list[Any]:
-    """The outputs of an operator in double precision."""
-
-    def filled(argument: Any) -> Any:
-        if isinstance(argument, Reference):
-            return lookup(argument.value)
-        if isinstance(argument, tuple):
-            return [filled(entry) for entry in argument]
-        return torch.float64 if argument is torch.float32 else argument
-
-    if op.name in ("aten.view", "aten._unsafe_view"):
-        return [filled(op.arguments[0]).reshape(op.arguments[1])]
-    if op.name == BATCH_NORM:  # torch's own cannot be differentiated by the running statistics
-        x, weight, bias, mean, variance, _, epsilon = map(filled, op.arguments)
-        wide = (-1, *[1] * (x.ndim - 2))
-        scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
-        shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
-        return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
-    result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
-    return list(result) if isinstance(result, list | tuple) else [result]
 
 
 def _carries(name: str, shifted: list[int], alive: bool) -> bool:
@@ -152,27 +64,6 @@ def _carries(name: str, shifted: list[int], alive: bool) -> bool:
 
 class Blocked(Exception):
     """A shift met an operator that neither carries it on nor swallows it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Carried:
-    """A leaf that is added to a value.
-
-    Args:
-        leaf: the leaf.
-        where: of the shape of the value, flat indices into the tensor of the leaf: the entry added at every place.
-    """
-
-    leaf: Leaf
-    where: Tensor
-
-    @cached_property
-    def unique(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The entries that occur, the first place of each, and for every place the number of its entry."""
-        flat = self.where.flatten()
-        entries, inverse = flat.unique(return_inverse=True)
-        places = torch.full((len(entries),), len(flat))
-        return entries, places.scatter_reduce(0, inverse, torch.arange(len(flat)), "amin"), inverse
 
 
 @dataclass
@@ -355,7 +246,7 @@ class Shifts:
         if op.name in MOVES and op.outputs.count(value):
             source = next(argument for argument in op.arguments if isinstance(argument, Reference))
             place = op.outputs.index(value)
-            moved = [(leaf, call(op, partial(_contiguous, where))) for leaf, where in self._carried_to(source.value)]
+            moved = [(leaf, call(op, partial(where_moved, where))) for leaf, where in self._carried_to(source.value)]
             return [(leaf, pieces[place]) for leaf, pieces in moved]
         return []
 
@@ -507,18 +398,3 @@ class Shifts:
         if value in self.program.outputs:
             raise Blocked
         return None
-
-
-def _contiguous(where: Tensor, _: Any) -> Tensor:
-    """The tensor itself, whatever stands in its place."""
-    return where.contiguous()
-
-
-def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, spread: float, generator: torch.Generator) -> Tensor:
-    """Normal numbers in double precision; those of a large tensor repeat along oblique lines, to share memory."""
-    wide = widen(torch.empty(0, dtype=dtype)).dtype
-    if math.prod(shape) <= LARGEST:
-        return torch.randn(shape, generator=generator, dtype=wide) * spread
-    strides = [2 * d + 1 for d in range(len(shape))]
-    length = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    return (torch.randn(length, generator=generator, dtype=wide) * spread).as_strided(shape, strides)

@@ -16,8 +16,9 @@ from graphs.finders import Context, finder
 from graphs.interpreter import widen
 from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
+from graphs.scalings.leaves import MOVES, Leaf, Sink, call
 from graphs.scalings.linear import LinearFactor
-from graphs.scalings.shifts import BIAS, MOVES, SUMS, Leaf, Shifts, Sink, call
+from graphs.scalings.shifts import BIAS, SUMS, Shifts
 
 Schedules = list[
     list[tuple[Op, bool]]

@@ -1,0 +1,139 @@
+"""What a shift moves: the parts of tensors that are computed with, and how operators move their entries about."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphs.interpreter import widen
+from graphs.program import Op, Reference
+
+# Operators that read their data without computing, so that every entry of the result is one of the entries.
+MOVES = frozenset(
+    f"aten.{name}" for name in (
+        "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "unsqueeze", "squeeze", "flatten", "expand",
+        "clone", "alias", "detach", "contiguous", "slice", "select", "split", "split_with_sizes", "unbind", "chunk",
+        "flip", "repeat", "dropout", "lift_fresh_copy",
+    )
+)  # fmt: skip
+LARGEST = 2**14  # numbers of a random tensor that does not overlap
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A part of a tensor that some operator computes with, after slicing and reshaping alone.
+
+    Args:
+        tensor: first name of the tensor.
+        value: the value that is computed with.
+        source: shape of the tensor.
+        shape: of the part.
+        trail: the operators that take the part out of the tensor, with the number of the output that is used.
+        entries: flat indices into the tensor, if the part is not a whole value.
+    """
+
+    tensor: str
+    value: int
+    source: tuple[int, ...]
+    shape: tuple[int, ...]
+    trail: tuple[tuple[Op, int], ...] = ()
+    entries: Tensor | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """Flat indices into the tensor, of the shape of the part; made when asked for, they are as many as weights."""
+        return self.locate(self.source)
+
+    def locate(self, source: Sequence[int]) -> Tensor:
+        """The positions in a tensor of another number of rows."""
+        if self.entries is not None:
+            return self.entries
+        positions = torch.arange(math.prod(source)).reshape(tuple(source))
+        for op, place in self.trail:
+            positions = call(op, partial(where_moved, positions))[place]
+        return positions
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A bias that takes a shift back, read off a value that is shifted.
+
+    Args:
+        value: the shifted value.
+        tensor: first name of the bias tensor.
+        entries: flat indices into the bias tensor.
+        places: for each of them a flat index into the value that it is added to.
+    """
+
+    value: int
+    tensor: str
+    entries: Tensor
+    places: Tensor
+
+
+Lookup = Callable[[int], Tensor]
+
+
+BATCH_NORM = "aten._native_batch_norm_legit_no_training"
+
+
+def call(op: Op, lookup: Lookup) -> list[Any]:
+    """The outputs of an operator in double precision."""
+
+    def filled(argument: Any) -> Any:
+        if isinstance(argument, Reference):
+            return lookup(argument.value)
+        if isinstance(argument, tuple):
+            return [filled(entry) for entry in argument]
+        return torch.float64 if argument is torch.float32 else argument
+
+    if op.name in ("aten.view", "aten._unsafe_view"):
+        return [filled(op.arguments[0]).reshape(op.arguments[1])]
+    if op.name == BATCH_NORM:  # torch's own cannot be differentiated by the running statistics
+        x, weight, bias, mean, variance, _, epsilon = map(filled, op.arguments)
+        wide = (-1, *[1] * (x.ndim - 2))
+        scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
+        shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
+        return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
+    result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
+    return list(result) if isinstance(result, list | tuple) else [result]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A leaf that is added to a value.
+
+    Args:
+        leaf: the leaf.
+        where: of the shape of the value, flat indices into the tensor of the leaf: the entry added at every place.
+    """
+
+    leaf: Leaf
+    where: Tensor
+
+    @cached_property
+    def unique(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries that occur, the first place of each, and for every place the number of its entry."""
+        flat = self.where.flatten()
+        entries, inverse = flat.unique(return_inverse=True)
+        places = torch.full((len(entries),), len(flat))
+        return entries, places.scatter_reduce(0, inverse, torch.arange(len(flat)), "amin"), inverse
+
+
+def where_moved(where: Tensor, _: Any) -> Tensor:
+    """The tensor itself, whatever stands in its place."""
+    return where.contiguous()
+
+
+def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, spread: float, generator: torch.Generator) -> Tensor:
+    """Normal numbers in double precision; those of a large tensor repeat along oblique lines, to share memory."""
+    wide = widen(torch.empty(0, dtype=dtype)).dtype
+    if math.prod(shape) <= LARGEST:
+        return torch.randn(shape, generator=generator, dtype=wide) * spread
+    strides = [2 * d + 1 for d in range(len(shape))]
+    length = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return (torch.randn(length, generator=generator, dtype=wide) * spread).as_strided(shape, strides)
