@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +20,9 @@ from metanets.batching import DEPTH_BINS, Models, groups
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Paper
 
-Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "monomial", "GL", "none"]
-"""Permutations; with sign flips; with positive scales; with both; with invertible matrices on inner axes; nothing."""
+Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "monomial", "GL", "function", "none"]
+"""Permutations; with sign flips; with positive scales; with both; with invertible matrices on inner axes; whatever leaves
+the function; nothing."""
 
 
 class Prediction(NamedTuple):
@@ -123,6 +124,7 @@ class Metanet:
         tiny: config fields of a small member, for tests.
         one_architecture: whether all models must share one architecture.
         adapt: `(training models, fields set by hand) -> fields` the config fields that follow from the data.
+        recipe: training settings that suit it better than the defaults, where the user names none.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Metanet:
     tiny: Mapping[str, Any]
     one_architecture: bool = False
     adapt: Callable[[Sequence[Models], Mapping[str, Any]], dict[str, Any]] = _nothing
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def configure(self, fields: Mapping[str, Any]) -> MetanetConfig:
         """The config with these fields; raises `UserError` for an unknown key or a value that does not fit."""

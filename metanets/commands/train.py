@@ -1,8 +1,7 @@
 """`metazoo train`: train a metanet on populations of a zoo."""
 
-import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,7 +30,10 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="Stop after so many epochs without a better one; default: never early.")
         ] = None,
         average: Annotated[float, typer.Option(help="Decay of a moving average of the weights, 0 for none.")] = 0.0,
-        augment: Annotated[float, typer.Option(help="Spread of random symmetry-group elements, 0 for none.")] = 0.0,
+        augment_: Annotated[
+            list[str] | None,
+            typer.Option("--augment", help="Augmentation, NAME or NAME=strength (orbit, noise=0.1); repeatable."),
+        ] = None,
         seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
         set_: Annotated[
             list[str] | None,
@@ -45,13 +47,14 @@ def register(app: typer.Typer) -> None:
 
         Example: metazoo train demo/zoo digits-cnn --target test_accuracy
         """
+        from metanets.contender import pair, strength
         from metanets.training import TrainingConfig, evaluate
         from metanets.training import train as run_training
 
         config = TrainingConfig.read(
-            metanet=metanet, fields=dict(_pair(text) for text in set_ or []), target=target, kind=kind, epochs=epochs,
+            metanet=metanet, fields=dict(pair(text) for text in set_ or []), target=target, kind=kind, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, patience=patience,
-            average=average, augment=augment, seed=seed,
+            average=average, augment=dict(strength(text) for text in augment_ or []), seed=seed,
         )  # fmt: skip
         if out is None:
             if "://" in zoo:
@@ -65,13 +68,3 @@ def register(app: typer.Typer) -> None:
         print_table(rows, f"{record.metanet} on {', '.join(record.populations)}: {record.target}")
         left_out = f", {record.diverged} diverged models were left out" if record.diverged else ""
         console.print(f"{record.parameters:,} parameters, {record.seconds:.0f} s{left_out}; run folder: {run.path}", highlight=False)  # fmt: skip
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set takes key=value, got {text!r}.", 2)
-    try:
-        return key, json_module.loads(value)
-    except json_module.JSONDecodeError:
-        return key, value

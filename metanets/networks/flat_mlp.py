@@ -68,5 +68,6 @@ METANET = register(
         tiny={"width": 16},
         one_architecture=True,
         adapt=adapt,
+        recipe={"learning_rate": 2e-3, "weight_decay": 0.05},
     )
 )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metanets.runs import Kind
+from metanets.training.augmentation import strengths
 from modelzoo.errors import UnknownNameError, UserError
 
 
@@ -23,7 +24,7 @@ class TrainingConfig(BaseModel):
         gradient_clip: largest gradient norm.
         patience: epochs without a better validation loss before training stops, None never stops early.
         average: decay of an exponential moving average of the weights that is validated and kept, 0 for none.
-        augment: apply a random element of the models' symmetry group in every step, spread by this number; 0 for none.
+        augment: augmentations of every step by name with their strengths, in the order in which they are applied.
         seed: of initialisation and batches.
     """
 
@@ -40,13 +41,14 @@ class TrainingConfig(BaseModel):
     gradient_clip: float = Field(1.0, gt=0)
     patience: int | None = Field(None, gt=0)
     average: float = Field(0.0, ge=0, lt=1)
-    augment: float = Field(0.0, ge=0)
+    augment: dict[str, float] = {}
     seed: int = Field(0, ge=0)
 
     @classmethod
     def read(cls, **fields: Any) -> "TrainingConfig":
-        """The config from loose fields, None left out; raises `UserError` in one sentence."""
+        """The config from loose fields, None left out (a strength of None is the augmentation's own); raises `UserError` in one sentence."""
         given = {key: value for key, value in fields.items() if value is not None}
+        given["augment"] = strengths(given.get("augment", {}))
         for key in given:
             if key not in cls.model_fields:
                 raise UnknownNameError("training key", key, cls.model_fields)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -16,6 +17,8 @@ import graphs
 from graphs import GraphStructure, SymmetryGroup
 from metanets.batching import ModelFunction, Models, Topology
 from metanets.runs import Kind
+from metanets.training.augmentation import Sample, augmentation
+from metanets.training.augmentation import augment as apply
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.store import Population, Zoo
 
@@ -60,24 +63,39 @@ class PopulationBlock:
         return Topology.of_group(self.group, self.structure)
 
     @cached_property
-    def _function(self) -> ModelFunction | None:
+    def function(self) -> ModelFunction | None:
+        """All the models as functions, None where they do not take one real tensor."""
         spec = self.population.task.inputs
         single = len(self.population.example_inputs()) == 1 and self.population.family.not_vmappable is None
         if spec.classes is not None or not single:
             return None
         return ModelFunction(self.population.template(), self.tensors, spec.shape)
 
-    def models(self, rows: Tensor, augment: float = 0.0, generator: torch.Generator | None = None) -> Models:
-        """Some of the models; with `augment`, each under a random element of the symmetry group of that spread."""
-        values, function = self.values[:, rows], self._function
-        if augment:
-            assert generator is not None
-            element = self.group.sample(generator, augment, models=len(rows))
-            moved = element.apply_stacked({name: tensor[rows] for name, tensor in self.tensors.items()})
-            values = self.structure.values(moved).T.to(values.dtype)  # the same functions: `function` stays
+    def models(self, rows: Tensor) -> Models:
+        """Some of the models."""
+        return self._models(self.values[:, rows], {name: tensor[rows] for name, tensor in self.tensors.items()})
+
+    def augmented(
+        self, rows: Tensor, targets: Tensor, classes: int, augment: Mapping[str, float], generator: torch.Generator
+    ) -> tuple[Models, Tensor]:
+        """Some of the models with their targets after augmentations that apply to this architecture.
+
+        Args:
+            rows: of the models.
+            targets: `[M]`.
+            classes: number of classes, 0 for numbers.
+            augment: strengths of augmentations by name.
+            generator: of everything random.
+        """
+        sample = Sample(self.topology, {name: tensor[rows] for name, tensor in self.tensors.items()}, targets, classes)
+        sample = apply(sample, augment, generator)
+        values = sample.values.T.to(self.values.dtype).contiguous()
+        return self._models(values, sample.tensors), sample.targets
+
+    def _models(self, values: Tensor, tensors: Mapping[str, Tensor]) -> Models:
+        function = self.function
         if function is not None:
-            chosen = {name: tensor[rows] for name, tensor in self.tensors.items()}
-            function = ModelFunction(function.template, chosen, function.shape)
+            function = ModelFunction(function.template, tensors, function.shape)
         return Models(self.topology, values, function)
 
 
@@ -123,7 +141,7 @@ class WeightData(lightning.LightningDataModule):
         target: column of the model table.
         kind: classification or regression; None chooses by the column.
         batch_size: models a step.
-        augment: spread of random group elements applied in training, 0 for none.
+        augment: augmentations of training by name, with their strengths.
         seed: of the batches.
 
     Raises:
@@ -132,7 +150,7 @@ class WeightData(lightning.LightningDataModule):
 
     def __init__(
         self, zoo: Zoo, populations: Sequence[str], target: str, kind: Kind | None = None, batch_size: int = 64,
-        augment: float = 0.0, seed: int = 0, check: bool = True,
+        augment: Mapping[str, float] = MappingProxyType({}), seed: int = 0, check: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if not populations:
@@ -166,6 +184,11 @@ class WeightData(lightning.LightningDataModule):
             ignore_index=True,
         )
         self.targets = self.encode(self.table[target])
+        for name in augment:
+            if not any(augmentation(name).applies(block.topology) for block in self.blocks):
+                raise UserError(
+                    f"augmentation {name!r} changes nothing in models of {', '.join(populations)}; leave it out."
+                )
 
     def _check(self, column: pd.Series, split: pd.Series) -> None:
         if column.nunique() < 2:
@@ -190,16 +213,20 @@ class WeightData(lightning.LightningDataModule):
         """Rows of `table` in a split."""
         return np.flatnonzero(self.table["split"] == split).tolist()
 
-    def collate(self, rows: Sequence[int], augment: float = 0.0, seed: int = 0) -> Batch:
-        """The models of some rows, one entry a population, each with its targets."""
+    def collate(self, rows: Sequence[int], augment: Mapping[str, float] | None = None, seed: int = 0) -> Batch:
+        """The models of some rows, one entry a population, each with its targets: after mixing, of all or of none
+        probabilities of classes."""
         generator = torch.Generator().manual_seed(seed)
         where, chosen = self.where[list(rows)], torch.tensor(rows)
         found = []
         for number, block in enumerate(self.blocks):
             own = where[:, 0] == number
-            if own.any():
-                models = block.models(where[own, 1], augment, generator)
-                found.append((models, self.targets[chosen[own]]))
+            if own.any() and augment:
+                found.append(
+                    block.augmented(where[own, 1], self.targets[chosen[own]], len(self.classes), augment, generator)
+                )
+            elif own.any():
+                found.append((block.models(where[own, 1]), self.targets[chosen[own]]))
         return found
 
     def training_models(self) -> list[Models]:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metanets import runs
+from metanets.baseline import baselines as registered_baselines
 from metanets.metanet import metanet, metanets
 from metanets.runs import Run
 from metanets.scores import split_scores
-from metanets.statistics import fit_trees, weight_statistics
 from metanets.training.config import TrainingConfig
 from metanets.training.data import WeightData
 from metanets.training.run import predictions, predictor_of, train
@@ -55,7 +53,7 @@ def evaluate(run: Run, zoo: str | Path | None = None, populations: Sequence[str]
 
 
 def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
-    """The same split, target and models for the baselines: metanets without symmetry, and trees on weight statistics.
+    """The same split, target and models for the baselines: metanets without symmetry, and every registered `Baseline`.
 
     The baselines' own runs are kept in the run's folder, so they are trained once.
 
@@ -64,7 +62,7 @@ def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
         progress: draw progress bars.
 
     Returns:
-        One row a baseline and split, as `evaluate` does; a baseline that needs one architecture is left out for several.
+        One row a baseline and split, as `evaluate` does; a baseline that cannot read these models is left out.
     """
     record, rows = run.record, []
     store = Zoo.open(record.zoo, at=record.snapshot)
@@ -78,10 +76,12 @@ def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
             out = run.path / BASELINES / each.name
             done = train(record.zoo, record.populations, out, config, progress)
             rows += evaluate(runs.load(done.path))
-    if same:
-        features = weight_statistics(data.blocks[0].tensors)
-        targets, training = data.table[record.target].to_numpy(), (data.table["split"] == "train").to_numpy()
-        predicted = fit_trees(features, targets, np.asarray(training), record.kind, record.seed)
-        table = data.table[["split"]].assign(target=targets, prediction=predicted)
-        rows += _rows("trees on weight statistics", split_scores(table, record.kind))
+    for fitted in registered_baselines().values():
+        if same or not fitted.one_architecture:
+            try:
+                predicted = fitted.fit(data, record.seed)
+            except UserError:  # models that cannot be probed
+                continue
+            table = data.table[["split"]].assign(target=data.table[record.target], prediction=predicted)
+            rows += _rows(fitted.name, split_scores(table, record.kind))
     return rows

@@ -40,8 +40,9 @@ PACKAGES = ("metazoo", "torch", "torch_geometric", "lightning")
 
 
 def train(
-    zoo: str | Path, populations: Sequence[str], out: str | Path, config: TrainingConfig, progress: bool = True
-) -> Run:
+    zoo: str | Path, populations: Sequence[str], out: str | Path, config: TrainingConfig, progress: bool = True,
+    snapshot: str | None = None,
+) -> Run:  # fmt: skip
     """Train a metanet, or go on with a training that was interrupted; a finished run is simply returned.
 
     Args:
@@ -50,11 +51,12 @@ def train(
         out: the run folder.
         config: what to train and how.
         progress: draw a progress bar when standard output is a terminal.
+        snapshot: of the zoo, None for the newest.
 
     Raises:
         UserError: the request cannot be met, the folder holds another run, or training diverged or was interrupted.
     """
-    chosen, store, path = metanet(config.metanet), Zoo.open(zoo), Path(out)
+    chosen, store, path = metanet(config.metanet), Zoo.open(zoo, at=snapshot), Path(out)
     if path.exists() and not path.is_dir():
         raise UserError(f"{str(path)!r} is a file; name a folder for the run.")
     before = runs.read_record(path)

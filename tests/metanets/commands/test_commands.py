@@ -93,7 +93,7 @@ def test_the_defaults_that_help_shows_are_those_of_training() -> None:
         for name, parameter in inspect.signature(callback).parameters.items()
         if name in TrainingConfig.model_fields
     }
-    assert len(shared) == 11
+    assert len(shared) == 10
     assert shared == {name: TrainingConfig.model_fields[name].default for name in shared}
 
 
@@ -108,7 +108,11 @@ BAD = {
     "unknown metanet": (["{zoo}", "small_cnn", "--metanet", "graph_metane"], "did you mean 'graph_metanet'?"),
     "unknown field": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--set", "widht=3"], "did you mean 'width'?"),
     "bad field": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--set", "width=-3"], "'width'"),
-    "no field": (["{zoo}", "small_cnn", "--set", "width"], "--set takes key=value"),
+    "no field": (["{zoo}", "small_cnn", "--set", "width"], "is no key=value"),
+    "unknown augmentation": (["{zoo}", "small_cnn", "--augment", "orbits"], "did you mean 'orbit'?"),
+    "bad strength": (["{zoo}", "small_cnn", "--augment", "noise=much"], "must be a number, got 'much'"),
+    "too strong": (["{zoo}", "small_cnn", "--augment", "dropout=2"], "must be in (0, 0.99], got 2"),
+    "idle augmentation": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--augment", "phase"], "changes nothing in models of small_cnn"),
     "no epochs": (["{zoo}", "small_cnn", "--epochs", "0"], "epochs: input should be greater than 0"),
     "two architectures": (["{zoo}", "small_cnn", "mlp", "--metanet", "flat_mlp", "--target", "test_accuracy"], "one architecture"),
     "diverged": (["{zoo}", "mlp", "--target", "test_accuracy", "--learning-rate", "1e30", "--epochs", "1"], "lower --learning-rate"),

@@ -1,0 +1,78 @@
+"""Contenders of a leaderboard: a baseline, or a metanet with some of its config fields and with augmentations.
+
+Written `NAME[,field=value…][+AUGMENTATION[=strength]…]`: `nfn,neurons=all`, `flat_mlp+permutation+noise=0.2`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from metanets.baseline import Baseline, baselines
+from metanets.metanet import Metanet, metanets
+from modelzoo.errors import UnknownNameError, UserError
+
+DEFAULTS = ("flat_mlp+permutation",)  # beside every metanet and every baseline
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What competes.
+
+    Args:
+        text: as it was written.
+        subject: the metanet or the baseline.
+        fields: config fields of the metanet.
+        augment: augmentations with their strength, None for the augmentation's own.
+    """
+
+    text: str
+    subject: Metanet | Baseline
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Its text as the name of a folder."""
+        return self.text.replace(",", "-").replace("=", "_").replace("/", "_")
+
+    @classmethod
+    def read(cls, text: str) -> "Contender":
+        """The contender of a text; raises `UserError` for unknown names, fields and values."""
+        head, *moves = text.split("+")
+        name, *pairs = head.split(",")
+        known: dict[str, Metanet | Baseline] = {**baselines(), **metanets()}
+        if name not in known:
+            raise UnknownNameError("metanet or baseline", name, known)
+        subject, fields = known[name], dict(pair(part) for part in pairs)
+        if isinstance(subject, Baseline):
+            if fields or moves:
+                raise UserError(f"baseline {name!r} has no fields and no augmentations, got {text!r}.", 2)
+            return cls(text, subject)
+        subject.configure({**subject.tiny, **fields})
+        return cls(text, subject, fields, dict(strength(part) for part in moves))
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """`key=value` with a JSON value or plain text; raises `UserError` for anything else."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"{text!r} is no key=value; write e.g. width=32.", 2)
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def strength(text: str) -> tuple[str, float | None]:
+    """`NAME` or `NAME=number`; raises `UserError` for anything else."""
+    name, separator, value = text.partition("=")
+    try:
+        return name, float(value) if separator else None
+    except ValueError:
+        raise UserError(f"the strength of augmentation {name!r} must be a number, got {value!r}.", 2) from None
+
+
+def defaults() -> list[Contender]:
+    """Every metanet, every baseline, and the flat baseline with augmentation."""
+    return [Contender.read(name) for name in (*metanets(), *DEFAULTS, *baselines())]

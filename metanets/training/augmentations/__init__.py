@@ -1,0 +1,1 @@
+"""Augmentations by kind; `metanets.training.augmentation` finds them here."""
