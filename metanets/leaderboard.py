@@ -97,7 +97,7 @@ class Leaderboard:
         found = []
         for row in self.rows:
             scores = {name: _plus_minus(row.get(f"{name} mean"), row.get(f"{name} sd")) for name in metrics}
-            keys = ("seeds", "parameters", "step ms", "peak MB", "seconds")
+            keys = ("seeds", "parameters", "step CPU ms", "peak MB", "seconds")
             found.append(
                 {"target": row["target"], "contender": row["contender"], **scores, **{k: row[k] for k in keys}}
             )
@@ -276,7 +276,7 @@ def _row(target: str, contender: Contender, scores: Sequence[Score]) -> dict[str
         values = [value for score in scores if (value := score.metrics["test"][name]) is not None]
         row[f"{name} mean"] = float(np.mean(values)) if values else None
         row[f"{name} sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    rest = {"parameters": "parameters", "step ms": "milliseconds", "peak MB": "megabytes", "seconds": "seconds"}
+    rest = {"parameters": "parameters", "step CPU ms": "milliseconds", "peak MB": "megabytes", "seconds": "seconds"}
     for name, field in rest.items():
         known = [value for score in scores if (value := getattr(score, field)) is not None]
         row[name] = None if not known else known[0] if name == "parameters" else float(np.median(known))

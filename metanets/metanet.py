@@ -50,6 +50,10 @@ class MetanetModule(nn.Module, ABC):
     def calibrate(self, training: Sequence[Models]) -> None:
         """Set normalisation statistics from the training models; called once before training."""
 
+    def own_loss(self, models: Models) -> Tensor | None:
+        """A loss that is added in training to that of the prediction, None where there is none."""
+        return None
+
     def forward(self, batch: Any) -> Prediction:
         """Embed and predict: a PyG batch of parameter graphs, a single graph, or `Models` (the fast way)."""
         if isinstance(batch, Models):

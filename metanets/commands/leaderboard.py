@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
         tiny: Annotated[bool, typer.Option("--tiny", help="The smallest metanets, for a trial.")] = False,
     ) -> None:
-        """Compare metanets and baselines: test metrics as mean ± sd over seeds, parameters, time and memory of a step.
+        """Compare metanets and baselines: test metrics as mean ± sd over seeds, parameters, processor time and memory of a step.
 
         What is stored is not trained again: repeat the command to go on, or with more seeds, targets or metanets.
 

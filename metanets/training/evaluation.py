@@ -6,7 +6,7 @@ from typing import Any
 
 from metanets import runs
 from metanets.baseline import baselines as registered_baselines
-from metanets.metanet import metanet, metanets
+from metanets.metanet import metanet
 from metanets.runs import Run
 from metanets.scores import split_scores
 from metanets.training.config import TrainingConfig
@@ -53,9 +53,9 @@ def evaluate(run: Run, zoo: str | Path | None = None, populations: Sequence[str]
 
 
 def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
-    """The same split, target and models for the baselines: metanets without symmetry, and every registered `Baseline`.
+    """The same split, target and models for the baselines: the flat perceptron, and every registered `Baseline`.
 
-    The baselines' own runs are kept in the run's folder, so they are trained once.
+    The perceptron's run is kept in the run's folder, so it is trained once.
 
     Args:
         run: a finished run.
@@ -68,14 +68,10 @@ def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
     store = Zoo.open(record.zoo, at=record.snapshot)
     data = WeightData(store, record.populations, record.target, record.kind)
     same = len({block.topology.edges for block in data.blocks}) == 1 and len(data.blocks) == 1
-    for each in metanets().values():
-        if each.equivariance == "none" and (same or not each.one_architecture) and each.name != record.metanet:
-            config = FLAT.model_copy(
-                update={"metanet": each.name, "target": record.target, "kind": record.kind, "seed": record.seed}
-            )
-            out = run.path / BASELINES / each.name
-            done = train(record.zoo, record.populations, out, config, progress)
-            rows += evaluate(runs.load(done.path))
+    if same and record.metanet != FLAT.metanet:
+        config = FLAT.model_copy(update={"target": record.target, "kind": record.kind, "seed": record.seed})
+        done = train(record.zoo, record.populations, run.path / BASELINES / FLAT.metanet, config, progress)
+        rows += evaluate(runs.load(done.path))
     for fitted in registered_baselines().values():
         if same or not fitted.one_architecture:
             try:

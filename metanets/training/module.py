@@ -120,6 +120,8 @@ class WeightTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         targets = torch.cat([targets for _, targets in batch])
         loss = self.loss(self.predictor.raw(batch).outputs, targets)
+        own = [found for models, _ in batch if (found := self.predictor.metanet.own_loss(models)) is not None]
+        loss = loss + sum(own) / len(own) if own else loss
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
         return loss
 

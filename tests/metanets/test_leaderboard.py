@@ -46,7 +46,7 @@ def test_one_row_a_contender_with_its_mean_and_spread(folder: Path, metanet_zoo:
         assert row["r2 sd"] == pytest.approx(r2.std())
         trained = row["contender"] in THREE[:2]
         assert (row["parameters"] is not None) == trained
-        assert (row["step ms"] is not None and row["peak MB"] > 0) == trained
+        assert (row["step CPU ms"] is not None and row["peak MB"] > 0) == trained
     taus = [row["tau mean"] for row in board.rows if row["tau mean"] is not None]
     assert taus == sorted(taus, reverse=True)
     assert "±" in board.shown()[0]["r2"]
