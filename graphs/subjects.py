@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,13 @@ class Subject:
         name: as the user wrote it.
         module: the module.
         inputs: example inputs.
+        real: `(count) -> inputs`, that many samples of the data it belongs to; None where it has none.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[Tensor, ...]
+    real: Callable[[int], tuple[Tensor, ...]] | None = None
 
 
 def subject(what: str, model: str | None = None, inputs: Sequence[str] = (), tiny: bool = False) -> Subject:
@@ -51,7 +53,7 @@ def subject(what: str, model: str | None = None, inputs: Sequence[str] = (), tin
                 f"model {model!r} has no number; write POPULATION/ID, metazoo show {what} {name} lists them.", 2
             )
         row = int(population.positions([int(number)])[0])
-        return Subject(model, population.module(row), population.example_inputs())
+        return Subject(model, population.module(row), population.example_inputs(), population.example_inputs)
     if ":" in what:
         if not inputs:
             raise UserError(f"{what!r} needs the shape of every input; add --input SHAPE, e.g. --input 2x3.", 2)
@@ -64,7 +66,7 @@ def subject(what: str, model: str | None = None, inputs: Sequence[str] = (), tin
     family, fields = resolve(what)
     chosen = task(family.task)
     config = family.configure(chosen, {**family.tiny, **fields} if tiny else fields)
-    return Subject(what, family.build(config, seed=0), chosen.example_inputs())
+    return Subject(what, family.build(config, seed=0), chosen.example_inputs(), chosen.example_inputs)
 
 
 def example_input(text: str) -> Tensor:
