@@ -4,17 +4,53 @@ Processor time, and not the clock's, so that a leaderboard that runs beside othe
 """
 
 import time
+import weakref
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from metanets.training.data import Batch
 from metanets.training.module import Predictor
 
 STEPS = 5
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors made while it is active, and the most of them that were there at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {tensor.untyped_storage()._cdata for tensor in self._tensors((args, kwargs))}
+        found = func(*args, **(kwargs or {}))
+        for tensor in self._tensors(found):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in before and id(storage) not in self.storages:
+                self._hold(storage)
+        return found
+
+    @staticmethod
+    def _tensors(tree: Any) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+
+        def released(_: Any) -> None:
+            del self.storages[key]
+            self.now -= size
+
+        self.storages[key] = weakref.ref(storage, released)
+        self.now += size
+        self.peak = max(self.peak, self.now)
 
 
 @dataclass(frozen=True)
@@ -51,17 +87,6 @@ def step_cost(predictor: Predictor, batch: Batch) -> StepCost:
         started = time.process_time()
         step()
         seconds.append(time.process_time() - started)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with Held() as held:
         step()
-    return StepCost(1e3 * median(seconds), _peak(profiler) / 2**20)
-
-
-def _peak(profiler: profile) -> int:
-    """The largest sum of allocations minus releases, in bytes."""
-    inner: Any = profiler.profiler
-    changes = [(e.start_ns(), e.nbytes()) for e in inner.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for _, change in sorted(changes, key=lambda entry: entry[0]):
-        held += change
-        peak = max(peak, held)
-    return peak
+    return StepCost(1e3 * median(seconds), held.peak / 2**20)
