@@ -70,6 +70,12 @@ def find_uses(program: Program) -> dict[int, Use]:
     return {value: finder.use(value) for value in dict.fromkeys(program.tensors.values())}
 
 
+def all_uses(program: Program) -> dict[int, tuple[Use, ...]]:
+    """Every use of every parameter and state buffer, by value id: a tied tensor has several."""
+    finder = _Finder(program)
+    return {value: tuple(finder.uses(value).values()) for value in dict.fromkeys(program.tensors.values())}
+
+
 class _Finder:
     """Follows parameters through a program."""
 
@@ -78,9 +84,9 @@ class _Finder:
         self.users = program.users()
         self.live = input_dependent(program)
 
-    def use(self, start: int) -> Use:
+    def uses(self, start: int) -> dict[tuple[int, int], Use]:
+        """The uses of a tensor by operator and argument."""
         shape = self.program.values[start].shape
-        every = frozenset(range(len(shape)))
         found: dict[tuple[int, int], Use] = {}
         queue: list[tuple[int, Origin]] = [(start, tuple(frozenset({k}) for k in range(len(shape))))]
         seen = {start}
@@ -96,8 +102,13 @@ class _Finder:
                     for argument, entry in enumerate((*op.arguments, *op.keywords.values())):
                         if _holds(entry, value):
                             found[index, argument] = self.consume(op, argument, value, origin)
+        return found
+
+    def use(self, start: int) -> Use:
+        """The use that sees most of a tensor's dimensions."""
+        found = self.uses(start)
         if not found:
-            return Use(-1, 0, "none", "other", _NONE, every)
+            return Use(-1, 0, "none", "other", _NONE, frozenset(range(len(self.program.values[start].shape))))
         seen_dims = {key: len(use.contracted | use.produced) for key, use in found.items()}
         best = found[min(found, key=lambda key: (-seen_dims[key], key))]
         reads = sum(use.family == best.family and use.argument == best.argument for use in found.values())
