@@ -47,6 +47,7 @@ class Decomposition:
         self.sizes = sizes
         self.wholes = np.empty(0, np.int64)
         self.parts = np.empty((0, len(sizes)), np.int64)  # codes below -1 are free coordinates: -2 - coordinate
+        self.free = False  # whether some part is
         self._row_of = np.empty(0, np.int64)
         self._index: dict[tuple[int, ...], int] | None = None
 
@@ -62,6 +63,7 @@ class Decomposition:
         start = len(self.wholes)
         self.wholes = np.concatenate([self.wholes, wholes])
         self.parts = np.concatenate([self.parts, parts])
+        self.free |= bool((parts < 0).any())
         if wholes.size and wholes.max() >= len(self._row_of):
             grown = np.full(max(int(wholes.max()) + 1, 2 * len(self._row_of)), -1, np.int64)
             grown[: len(self._row_of)] = self._row_of
@@ -169,6 +171,34 @@ class Algebra:
         different = a != b
         if different.any():
             self.same.append((a[different], b[different], self.tag()))
+
+    def tied(self, arrays: Sequence[Array], axis: int) -> Array | None:
+        """Tie arrays of labels of one dimension, and return one that stands for all of them, as small as possible.
+
+        A coordinate of a merged dimension that is free in one of them is what it is in the others.
+        """
+        arrays = sorted(arrays, key=lambda array: array.size)
+        for other in arrays[1:]:
+            self.unify(arrays[0], other)
+        if len(arrays) < 2:
+            return arrays[0] if arrays else None
+        sizes = [self._free_coordinates(array) for array in arrays]
+        if None in sizes:
+            return arrays[sizes.index(None)]
+        if len(set(sizes)) > 1:
+            self.pin(arrays[0], axis, "merged in different ways")
+            return arrays[0]
+        assert sizes[0] is not None
+        columns = zip(*(self._split_core(array, axis, sizes[0]) for array in arrays), strict=True)
+        parts = [self.tied([a for a in column if a is not None], axis + k) for k, column in enumerate(columns)]
+        return self.merge(parts, axis, sizes[0])
+
+    def _free_coordinates(self, labels: Array) -> tuple[int, ...] | None:
+        """How a dimension was merged, if that left some coordinate of these labels free."""
+        for sizes, table in self.decompositions.items():
+            if table.free and (rows := table.rows(labels)).min() >= 0 and (table.parts[rows] < 0).any():
+                return sizes
+        return None
 
     def collapse(self, labels: Array | None, axes: Sequence[int]) -> Array | None:
         """Labels that no longer depend on some axes: everything along them is tied to one hub."""
@@ -358,14 +388,11 @@ class Algebra:
                     for j in range(len(spec)):
                         sizes[place[spec[j]]] = array.shape[j]
                     found[letter].append(array.transpose(order).reshape(sizes))
-        for arrays in found.values():
-            arrays.sort(key=lambda array: array.size)
-            for other in arrays[1:]:
-                self.unify(arrays[0], other)
+        met = {letter: self.tied(arrays, place[letter]) for letter, arrays in found.items()}
         summed = list(range(len(out), len(letters)))
         result: list[Array | None] = []
         for letter in out:
-            kept = self.collapse(found[letter][0] if found[letter] else None, summed)
+            kept = self.collapse(met[letter], summed)
             result.append(None if kept is None else kept.reshape(kept.shape[: len(out)]))
         return tuple(result)
 

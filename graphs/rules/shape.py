@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from graphs.algebra import Algebra, Array, Labels
+from graphs.algebra import Algebra, Array, Labels, compress
 from graphs.labels import Walk
 from graphs.program import Op
 from graphs.rules import rule
+
+LARGEST = 1_000_000  # entries of a label array of joined pieces; beyond, the pieces are tied
 
 
 def take(labels: Labels, axis: int, indices: Sequence[int] | Array) -> Labels:
@@ -163,7 +165,7 @@ def pin(walk: Walk, labels: Labels, why: str, axes: Sequence[int] | None = None)
 
 @rule("aten.cat", "aten.concat")
 def cat(walk: Walk, op: Op) -> Labels:
-    """Concatenate: every piece keeps its labels; the other dimensions are tied, or differ by piece in a stack."""
+    """Concatenate: every piece keeps its labels, and in the other dimensions those that move are its own, too."""
     pieces = [piece for piece in op.arguments[0] if walk.shape(piece) != (0,)]
     rank = len(walk.out_shape(op))
     axis = op.argument(1, "dim", 0) % rank
@@ -189,13 +191,13 @@ def concatenate(algebra: Algebra, pieces: Sequence[Labels], sizes: Sequence[int]
         same = all(array is known[0] or np.array_equal(array, known[0]) for array in known)
         if not known or (same and known[0].shape[axis] == 1):
             result.append(known[0] if known else None)
-        elif stacked and total * max(array.size for array in known) <= 1_000_000:
-            result.append(_stacked(algebra, arrays, axis))
+            continue
+        moving = stacked or not all(algebra.pinned(array).all() for array in known)
+        if moving and total * max(array.size for array in known) <= LARGEST:
+            result.append(_fibred(algebra, arrays, sizes, axis))
         else:
             flat = [array for array in (algebra.collapse(array, [axis]) for array in known) if array is not None]
-            for array in flat[1:]:
-                algebra.unify(flat[0], array)
-            result.append(min(flat, key=lambda array: array.size))
+            result.append(algebra.tied(flat, k))
     return tuple(result)
 
 
@@ -217,19 +219,18 @@ def _joined(algebra: Algebra, arrays: Sequence[Array | None], sizes: Sequence[in
     return np.concatenate(full, axis)
 
 
-def _stacked(algebra: Algebra, arrays: Sequence[Array | None], axis: int) -> Array:
-    """Labels of another dimension of a stack: each piece its own, so that they may move differently."""
-    shape = np.broadcast_shapes(*(array.shape for array in arrays if array is not None))
+def _fibred(algebra: Algebra, arrays: Sequence[Array | None], sizes: Sequence[int], axis: int) -> Array:
+    """Labels of another dimension of joined pieces: each piece its own, so that they may move differently."""
+    shape = np.broadcast_shapes(
+        *(tuple(1 if k == axis else n for k, n in enumerate(array.shape)) for array in arrays if array is not None)
+    )
     parts = []
-    for array in arrays:
-        if array is None:  # constant along this dimension: any movement will do, named per place
-            array = algebra.fresh(*(n if k != axis else 1 for k, n in enumerate(shape)))
-        else:
-            array = algebra.copies(array, np.zeros(array.shape, np.int64))
-            array = np.broadcast_to(array, shape)
-        algebra.mark(array)
-        parts.append(array)
-    return np.concatenate(parts, axis)
+    for array, size in zip(arrays, sizes, strict=True):
+        # what is constant along this dimension may move in any way: it is named per place
+        own = algebra.fresh(*shape) if array is None else algebra.copies(array, np.zeros(array.shape, np.int64))
+        algebra.mark(own)
+        parts.append(np.broadcast_to(own, [size if k == axis else n for k, n in enumerate(shape)]))
+    return compress(np.concatenate(parts, axis))
 
 
 @rule("aten.constant_pad_nd")

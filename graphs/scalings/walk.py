@@ -221,14 +221,21 @@ class ScaleWalk:
         return [term for term in terms if not any(term.shape[axis] > 1 for axis in axes)]
 
     def _contract_mixed(self, own: list[Ids], axes: Sequence[int]) -> None:
-        """Terms that see the same part of a merged dimension pair up; a term without exactly one partner is fixed."""
-        partners: dict[bytes, list[Ids]] = {}
+        """Terms pair up: those that see the same part of a merged dimension, then one with what it repeats.
+
+        A mixing of features that were expanded (over the query heads of a group, over positions) and then merged into
+        the summed dimension acts on the other factor's index as M ⊗ I, which is in what that factor can undo.
+        """
+        alike: dict[bytes, list[Ids]] = {}
         for term in own:
-            partners.setdefault(_partition(term, axes), []).append(term)
-        for pair in partners.values():
-            if len(pair) != 2 or pair[0].shape != pair[1].shape:
-                self.forbid(pair)
-                continue
+            alike.setdefault(_partition(term, axes).tobytes(), []).append(term)
+        pairs = [group for group in alike.values() if len(group) == 2]
+        rest = [term for group in alike.values() if len(group) != 2 for term in group]
+        if len(rest) == len(alike) - len(pairs) == 2 and _nested(*(_partition(term, axes) for term in rest)):
+            pairs.append(rest)
+        else:
+            self.forbid(rest)
+        for pair in pairs:
             self.system.equation((1, pair[0]), (1 if self.kind == "linear" else -1, pair[1]))
             for term in pair:
                 self.contracted.append((term, tuple(axis for axis in axes if term.shape[axis] > 1)))
@@ -248,12 +255,17 @@ class ScaleWalk:
         return [term.reshape((1,) * extra + term.shape) for term in self.terms(argument)]
 
 
-def _partition(term: Ids, axes: Sequence[int]) -> bytes:
-    """Which indices of the summed dimensions a term does not tell apart, as a key."""
+def _partition(term: Ids, axes: Sequence[int]) -> Ids:
+    """For every index of the summed dimensions the first one that a term does not tell from it."""
     kept = np.moveaxis(term, axes, range(term.ndim - len(axes), term.ndim))
     rows = kept.reshape(-1, int(np.prod([term.shape[axis] for axis in axes]))).T  # [index, rest]
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first[inverse.ravel()].tobytes()
+    return first[inverse.ravel()]
+
+
+def _nested(a: Ids, b: Ids) -> bool:
+    """Whether one of two partitions of the same indices tells apart all that the other one does."""
+    return len(a) == len(b) and bool((a[b] == a).all() or (b[a] == b).all())
 
 
 def _maximal(shapes: Sequence[tuple[int, ...]]) -> list[tuple[bool, ...]]:

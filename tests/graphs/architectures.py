@@ -209,6 +209,18 @@ class Readout(nn.Module):
         return self.head(self.recurrent(x)[0])
 
 
+class LastStates(nn.Module):
+    """The last states that a recurrent module returns, stacked over its layers: one of them, or a function of all."""
+
+    def __init__(self, recurrent: nn.Module, width: int, read: Callable[[Tensor], Tensor] = lambda h: h[-1]) -> None:
+        super().__init__()
+        self.recurrent, self.head, self.read = recurrent, nn.Linear(width, 2), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.recurrent(x)[1]
+        return self.head(self.read(state[0] if isinstance(state, tuple) else state))
+
+
 class ComplexDiagonal(nn.Module):
     """A complex diagonal linear recurrence (LRU): h ← λ h + B x, y = Re(C h)."""
 

@@ -73,6 +73,16 @@ GOLDEN: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]], 
         lambda: a.Readout(nn.LSTM(3, 4, 2, bidirectional=True), 8), real(4, 2, 3), ["S_4", "S_4", "S_4", "S_4"]
     ),
     "lstm, projected": (lambda: a.Readout(nn.LSTM(3, 4, 1, proj_size=3), 3), real(4, 2, 3), ["S_3", "S_4"]),
+    "lstm, last state": (lambda: a.LastStates(nn.LSTM(3, 4, 3), 4), real(3, 2, 3), ["S_4", "S_4", "S_4"]),
+    "gru, last state": (lambda: a.LastStates(nn.GRU(3, 4, 3), 4), real(3, 2, 3), ["S_4", "S_4", "S_4"]),
+    "gru, last states of both directions": (
+        lambda: a.LastStates(nn.GRU(3, 4, 2, bidirectional=True), 8, lambda h: torch.cat([h[-2], h[-1]], -1)),
+        real(3, 2, 3), ["S_4", "S_4", "S_4", "S_4"],
+    ),
+    "gru, states of all layers side by side": (
+        lambda: a.LastStates(nn.GRU(3, 4, 2), 8, lambda h: h.transpose(0, 1).flatten(1)), real(3, 2, 3), ["S_4", "S_4"]
+    ),
+    "gru, mean of all layers": (lambda: a.LastStates(nn.GRU(3, 4, 2), 4, lambda h: h.mean(0)), real(3, 2, 3), ["S_4"]),
     "lstm, states returned": (lambda: nn.LSTM(3, 4, 2), real(3, 2, 3), []),
     "gru": (lambda: a.Readout(nn.GRU(3, 4, 2), 4), real(4, 2, 3), ["S_4", "S_4"]),
     "gru, both directions": (

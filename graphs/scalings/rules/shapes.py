@@ -6,7 +6,7 @@ import numpy as np
 
 from graphs.program import Op
 from graphs.scalings.system import Ids
-from graphs.scalings.walk import ScaleWalk, rule
+from graphs.scalings.walk import Scale, ScaleWalk, rule
 
 
 @rule("aten.permute")
@@ -81,13 +81,24 @@ def taken(term: Ids, axis: int, index: Any) -> Ids:
     return term[(slice(None),) * axis + (index,)] if term.shape[axis] > 1 else term
 
 
+def piece(walk: ScaleWalk, scale: Scale, axis: int, index: slice) -> Scale:
+    """The scale of a range of one dimension; what is in it is not mixed with what is not."""
+    if scale is None:
+        return None
+    parts = [taken(term, axis, index) for term in scale]
+    if walk.mixes:
+        cut = [part for part, term in zip(parts, scale, strict=True) if term.shape[axis] > 1]
+        walk.contracted += [(part, tuple(d for d, size in enumerate(part.shape) if size > 1)) for part in cut]
+    return parts
+
+
 @rule("aten.slice")
 def slice_(walk: ScaleWalk, op: Op) -> None:
     """A range of one dimension."""
     scale = walk.scale(op.arguments[0])
     axis = op.argument(1, "dim", 0) % len(walk.shape(op.arguments[0]))
     index = slice(op.argument(2, "start"), op.argument(3, "end"), op.argument(4, "step", 1))
-    walk.set(op, None if scale is None else [taken(term, axis, index) for term in scale])
+    walk.set(op, piece(walk, scale, axis, index))
 
 
 @rule("aten.select")
@@ -96,7 +107,8 @@ def select(walk: ScaleWalk, op: Op) -> None:
     scale, shape = walk.scale(op.arguments[0]), walk.shape(op.arguments[0])
     axis = op.arguments[1] % len(shape)
     index = op.arguments[2] % shape[axis]
-    walk.set(op, None if scale is None else [taken(t, axis, slice(index, index + 1)).squeeze(axis) for t in scale])
+    chosen = piece(walk, scale, axis, slice(index, index + 1))
+    walk.set(op, None if chosen is None else [term.squeeze(axis) for term in chosen])
 
 
 @rule("aten.split_with_sizes", "aten.split", "aten.unbind", "aten.chunk")
@@ -111,10 +123,10 @@ def split(walk: ScaleWalk, op: Op) -> None:
     end = 0
     for index, size in enumerate(sizes):
         end += size
-        piece = None if scale is None else [taken(term, axis, slice(end - size, end)) for term in scale]
-        if single and piece is not None:
-            piece = [term.squeeze(axis) for term in piece]
-        walk.set(op, piece, index)
+        chosen = piece(walk, scale, axis, slice(end - size, end))
+        if single and chosen is not None:
+            chosen = [term.squeeze(axis) for term in chosen]
+        walk.set(op, chosen, index)
 
 
 @rule("aten.cat")

@@ -8,6 +8,8 @@ it acts on. What to look for, by subject:
   weights under the mean subtraction of layer norm, and biases across residual connections;
 * LSTM and GRU carry a sign a unit (tanh is odd, gates are not touched): with S_h that is Z2 wr S_h in every layer, and
   the two biases of a gate are one (but not of the GRU's new gate, where the reset gate stands between them);
+* in grouped-query attention every key/value head has one GL for queries and keys, one for values and outputs, which act
+  on all query heads of the group;
 * a SIREN carries whole periods of its biases, Z a unit; a bilinear layer two scales and two signs a unit, and the swap.
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from tests.graphs import architectures as a
@@ -182,6 +185,22 @@ ROWS = {
         translation^2 head.bias[0] head.weight[0, 1]
         translation^32 layer.linear1.bias[0] layer.linear1.weight[0, 1]
         translation^32 layer.linear2.weight[0, 1]
+    """),
+    "decoder": Row(
+        38, 448, make=a.Decoder, inputs=lambda: (torch.arange(11).repeat(2).reshape(2, 11),), table="""
+        GL(2)^2 key.weight[0] query.weight[0]
+        GL(2)^2 out.weight[1] value.weight[0]
+        R+^6 down.weight[1] up.weight[0]
+        R+^8 gate.weight[1] norm2.weight[0] up.weight[1]
+        R+^8 key.weight[1] norm.weight[0] query.weight[1] value.weight[1]
+        S_2 key.weight[0] out.weight[1] query.weight[0] value.weight[0]
+        S_2^2 in S_2 out.weight[1] query.weight[0]
+        S_6 down.weight[1] gate.weight[0] up.weight[0]
+        S_8 down.weight[0] embedding.weight[1] gate.weight[1] key.weight[1] norm.weight[0] norm2.weight[0] \\
+            norm3.weight[0] out.weight[0] query.weight[1] up.weight[1] value.weight[1]
+        Z2^30 down.weight[0] down.weight[1] embedding.weight[0] embedding.weight[1] gate.weight[0] gate.weight[1] \\
+            key.weight[1] norm.weight[0] norm2.weight[0] out.weight[0] query.weight[1] up.weight[0] up.weight[1] \\
+            value.weight[1]
     """),
     "lstm, two layers": Row(
         32, 314, like="lstm", table="""

@@ -32,6 +32,10 @@ EXPECTED: dict[str, tuple[Summary, Summary | None]] = {
         (["S_24"], {"GL": 2 * 24**2, "Z2": 24, "translation": 6 * 24}),
         (["S_256"], {"GL": 2 * 256**2, "Z2": 256, "translation": 6 * 256}),
     ),
+    "speaker-lstm": (
+        (["S_16", "S_16", "S_16"], {"R+": 1, "Z2": 3 * 16, "translation": 3 * 4 * 16}),
+        (["S_256", "S_256", "S_256"], {"R+": 1, "Z2": 3 * 256, "translation": 3 * 4 * 256}),
+    ),
     "minilm": (
         (["S_10", "S_32", "S_32", "S_4", "S_4"], {"GL": 4 * 4 * 6**2, "Z2": 5, "translation": 628}),
         None,  # takes minutes: by hand, see docs/real_checkpoints.md
