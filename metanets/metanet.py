@@ -199,10 +199,13 @@ def metanet(name: str) -> Metanet:
 
 
 def implemented_papers() -> dict[str, list[str]]:
-    """Rows of the paper catalogue that registered metanets implement."""
+    """Rows of the paper catalogue that registered metanets and augmentations implement."""
+    from metanets.training.augmentation import augmentations
+
     found: dict[str, list[str]] = {}
-    for each in metanets().values():
-        for paper in each.paper:
-            if paper.row:
-                found.setdefault(paper.row, []).append(f"metanet {each.name}")
+    every = [(f"metanet {each.name}", paper) for each in metanets().values() for paper in each.paper]
+    every += [(f"augmentation {each.name}", each.paper) for each in augmentations().values()]
+    for name, paper in every:
+        if paper.row:
+            found.setdefault(paper.row, []).append(name)
     return found
