@@ -1,7 +1,7 @@
 """What a shift moves: the parts of tensors that are computed with, and how operators move their entries about."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphs.interpreter import widen
-from graphs.program import Op, Reference
+from graphs.interpreter import call, widen
+from graphs.program import Op
 
 # Operators that read their data without computing, so that every entry of the result is one of the entries.
 MOVES = frozenset(
@@ -75,34 +75,6 @@ class Sink:
     places: Tensor
 
 
-Lookup = Callable[[int], Tensor]
-
-
-BATCH_NORM = "aten._native_batch_norm_legit_no_training"
-
-
-def call(op: Op, lookup: Lookup) -> list[Any]:
-    """The outputs of an operator in double precision."""
-
-    def filled(argument: Any) -> Any:
-        if isinstance(argument, Reference):
-            return lookup(argument.value)
-        if isinstance(argument, tuple):
-            return [filled(entry) for entry in argument]
-        return torch.float64 if argument is torch.float32 else argument
-
-    if op.name in ("aten.view", "aten._unsafe_view"):
-        return [filled(op.arguments[0]).reshape(op.arguments[1])]
-    if op.name == BATCH_NORM:  # torch's own cannot be differentiated by the running statistics
-        x, weight, bias, mean, variance, _, epsilon = map(filled, op.arguments)
-        wide = (-1, *[1] * (x.ndim - 2))
-        scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
-        shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
-        return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
-    result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
-    return list(result) if isinstance(result, list | tuple) else [result]
-
-
 @dataclass(frozen=True, eq=False)
 class Carried:
     """A leaf that is added to a value.
@@ -126,7 +98,7 @@ class Carried:
 
 def where_moved(where: Tensor, _: Any) -> Tensor:
     """The tensor itself, whatever stands in its place."""
-    return where.contiguous()
+    return where
 
 
 def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, spread: float, generator: torch.Generator) -> Tensor:
