@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphs.interpreter import interpret
+from graphs.interpreter import BATCH_NORM, call, interpret, widen
 from graphs.program import Op, Program, Reference
 from graphs.scalings.coordinates import first_names
-from graphs.scalings.leaves import BATCH_NORM, MOVES, Carried, Leaf, Sink, call, random_tensor, where_moved
+from graphs.scalings.leaves import MOVES, Carried, Leaf, Sink, random_tensor, where_moved
 
 # Affine in each tensor argument: they carry a shift on. Sums may cancel one.
 SUMS = frozenset(f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack"))
 AFFINE = MOVES | SUMS | frozenset(
     f"aten.{name}" for name in (
+        "tril", "triu",
         "mul", "neg", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution", "embedding", "sum", "mean", "cumsum",
         "_native_batch_norm_legit_no_training", "index_select", "gather", "index", "avg_pool1d", "avg_pool2d",
         "_adaptive_avg_pool2d", "complex", "real", "imag", "view_as_real", "view_as_complex", "constant_pad_nd",
@@ -38,6 +39,9 @@ ATTENTION = frozenset(
     ("aten._scaled_dot_product_flash_attention_for_cpu", "aten.scaled_dot_product_attention")
 )  # softmax(q kᵀ) v: affine in v, and invariant to a common shift of all keys
 PERIODIC = frozenset(("aten.sin", "aten.cos"))  # they swallow whole periods
+PARTIAL = frozenset(("aten.real", "aten.imag", "aten._fft_c2r"))  # they read only part of complex numbers
+TRIANGLES = frozenset(("aten.tril", "aten.triu"))  # they read only some entries,
+MASKS = frozenset(("aten.mul", "aten.where"))  # and these do where they meet constants
 BIAS = {"aten.addmm": 0, "aten.baddbmm": 0, "aten.convolution": 2, "aten.native_layer_norm": 3, "aten.native_group_norm": 2,
         "aten._native_batch_norm_legit_no_training": 2}  # fmt: skip
 PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv": (0, 1), "aten.dot": (0, 1),
@@ -59,6 +63,8 @@ def _carries(name: str, shifted: list[int], alive: bool) -> bool:
         return False
     if (name == "aten.div" and 1 in shifted) or ("batch_norm" in name and 4 in shifted):
         return False
+    if name in PARTIAL | TRIANGLES and not alive:
+        return True
     return name in AFFINE and (alive or name in MOVES | SUMS or BIAS.get(name) in shifted)
 
 
@@ -131,7 +137,7 @@ class Shifts:
         """A random tensor with all its rows."""
         value = self.program.values[self.program.tensors[name]]
         if value.shape == tuple(self.tensors[name].shape):
-            return self.tensors[name].to(torch.float64)
+            return widen(self.tensors[name])
         return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(self.seed))
 
     @cached_property
@@ -208,16 +214,17 @@ class Shifts:
 
     def carried(self, value: int) -> list[Carried]:
         """The leaves that are added to a value, each with the entry added at every place."""
-        if value in self.leaf_of:  # not kept: as large as the weights
+        if value in self.leaf_of:
             return [Carried(self.leaf_of[value], self.leaf_of[value].positions)]
-        if value not in self._carried:
-            self._carried[value] = [Carried(leaf, where) for leaf, where in self._find_carried(value)]
-        return self._carried[value]
+        if value in self._carried:
+            return self._carried[value]
+        found = self._find_carried(value)
+        producer = self.program.values[value].producer
+        if producer is None or self.program.ops[producer].name not in MOVES:  # others may be as large as the weights
+            self._carried[value] = found
+        return found
 
-    def _carried_to(self, value: int) -> list[tuple[Leaf, Tensor]]:
-        return [(each.leaf, each.where) for each in self.carried(value)]
-
-    def _find_carried(self, value: int) -> list[tuple[Leaf, Tensor]]:
+    def _find_carried(self, value: int) -> list[Carried]:
         producer = self.program.values[value].producer
         if producer is None or value in self.program.constants:
             return []
@@ -229,25 +236,28 @@ class Shifts:
                 return []
             tail = [1] * (len(shape) - 2) if op.name in ("aten.convolution", "aten._native_batch_norm_legit_no_training") else []  # fmt: skip
             return [
-                (leaf, where.reshape(*where.shape, *tail).expand(shape)) for leaf, where in self._carried_to(bias.value)
+                Carried(each.leaf, each.where.reshape(*each.where.shape, *tail).expand(shape))
+                for each in self.carried(bias.value)
             ]
         if op.name in ("aten.add", "aten.sub") and op.keywords.get("alpha", 1) == 1:
             operands = op.arguments[: 2 if op.name == "aten.add" else 1]
             return [
-                (leaf, where.expand(shape))
+                Carried(each.leaf, each.where.expand(shape))
                 for operand in operands if isinstance(operand, Reference)
-                for leaf, where in self._carried_to(operand.value)
+                for each in self.carried(operand.value)
             ]  # fmt: skip
         if op.name == "aten.embedding" and isinstance(op.arguments[1], Reference):
             index = self.program.constants.get(op.arguments[1].value)
             table = op.arguments[0]
             if index is not None and isinstance(table, Reference):
-                return [(leaf, where[index]) for leaf, where in self._carried_to(table.value)]
+                return [Carried(each.leaf, each.where[index]) for each in self.carried(table.value)]
         if op.name in MOVES and op.outputs.count(value):
             source = next(argument for argument in op.arguments if isinstance(argument, Reference))
             place = op.outputs.index(value)
-            moved = [(leaf, call(op, partial(where_moved, where))) for leaf, where in self._carried_to(source.value)]
-            return [(leaf, pieces[place]) for leaf, pieces in moved]
+            return [
+                Carried(each.leaf, call(op, partial(where_moved, each.where))[place])
+                for each in self.carried(source.value)
+            ]
         return []
 
     def multiplied(self, leaf: Leaf) -> bool:
@@ -271,7 +281,7 @@ class Shifts:
             allowed: whether a tensor may be a sink.
         """
         size = self.tensors[leaf.tensor].numel()
-        change = torch.zeros(size, dtype=torch.float64)
+        change = torch.zeros(size, dtype=shift.dtype)
         change[leaf.locate(self.shapes[leaf.tensor]).flatten()] = shift.flatten()
         return self._extend({leaf.tensor: change}, [], allowed)
 
@@ -296,6 +306,14 @@ class Shifts:
             if result is not None:
                 return result
             refused.add((sink.value, sink.tensor))
+
+    def behind(self, leaf: Leaf) -> list[int]:
+        """The values that are computed from a leaf, in order."""
+        found = {leaf.value}
+        for op in self.program.ops:
+            if any(value in found for value in op.inputs):
+                found |= {output for output in op.outputs if output is not None}
+        return sorted(found - {leaf.value})
 
     def path(self, changed: set[str], sink: Sink) -> tuple[Op, ...]:
         """The operators between changed tensors and a sink, in order."""
@@ -363,7 +381,8 @@ class Shifts:
                 now.setdefault(output, run[output])
         fresh = [k for k, r in enumerate(op.arguments) if isinstance(r, Reference) and r.value in before]
         infinite = op.name in ("aten.eq", "aten.ne") and op.arguments[1] in (math.inf, -math.inf)  # in a safe softmax
-        if not (infinite or _carries(op.name, fresh, bool(changed))):
+        masked = op.name in MASKS and not changed and any(value in self.program.constants for value in op.inputs)
+        if not (infinite or masked or _carries(op.name, fresh, bool(changed))):
             raise Blocked
         return changed
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
-from graphs.interpreter import widen
+from graphs.interpreter import call, widen
 from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
-from graphs.scalings.leaves import MOVES, Leaf, Sink, call
+from graphs.scalings.leaves import MOVES, Leaf, Sink
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, SUMS, Shifts
 
@@ -37,10 +37,10 @@ class TranslationFactor(Factor):
         sinks: the biases that take the shift back, in the order in which they are met.
         shifts: the program and one run of it: what depends on the inputs is taken from there, the result does not.
 
-    `step` is the shift of one unit of the parameters.
+    `step` is the shift of one unit of the parameters; imaginary for imaginary parts.
     """
 
-    step: float = 1.0
+    step: complex = 1.0
 
     def __init__(
         self, name: str, leaf: Leaf, common: tuple[int, ...], gain: str | None, sinks: list[Sink], shifts: Shifts
@@ -212,6 +212,8 @@ class TranslationFactor(Factor):
         for d in self.common:
             found = found.narrow(len(lead) + d, 0, 1)
         found = found.flatten(len(lead)) / self.step
+        if found.is_complex():
+            found = found.real
         again = _placed(self._shift(found, reference), positions, source)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
@@ -219,8 +221,8 @@ class TranslationFactor(Factor):
 def _placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
     """Zeros of a tensor's shape with values at flat positions, leading axes of the values kept."""
     lead = values.shape[: values.ndim - positions.ndim]
-    flat = torch.zeros(*lead, math.prod(shape), dtype=torch.float64)
-    flat = flat.index_add(-1, positions.flatten(), values.flatten(len(lead)).to(torch.float64))
+    flat = torch.zeros(*lead, math.prod(shape), dtype=widen(values[..., :0]).dtype)
+    flat = flat.index_add(-1, positions.flatten(), widen(values.flatten(len(lead))))
     return flat.reshape(*lead, *shape)
 
 
@@ -258,7 +260,7 @@ def translations(context: Context) -> list[Factor]:
         return True
 
     for leaf in shifts.leaves:
-        if search(leaf, ()):
+        if search(leaf, ()) or any(search(block, (1,)) for block in _blocks(shifts, leaf)):
             continue
         wide = [d for d, size in enumerate(leaf.shape) if size > 1]
         several = [search(leaf, (0,), gain) for gain in _gains(shifts, leaf)]
@@ -291,13 +293,31 @@ def _gains(shifts: Shifts, leaf: Leaf) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _blocks(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
+    """A bias of as many channels as a group norm normalizes in groups, as `[group, channel of it]`."""
+    program = shifts.program
+    found = set()
+    for op in program.ops:
+        if op.name == "aten.native_group_norm" and sum(size > 1 for size in leaf.shape) == 1:
+            channels, groups = program.values[op.inputs[0]].shape[1], op.arguments[6]
+            if 1 < groups < channels == math.prod(leaf.shape):
+                found.add(groups)
+    entries = leaf.positions.flatten()
+    return [
+        Leaf(
+            leaf.tensor, leaf.value, leaf.source, (groups, len(entries) // groups), entries=entries.reshape(groups, -1)
+        )
+        for groups in sorted(found, reverse=True)
+    ]
+
+
 def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     """Parts of a bias that are told apart where what it is added to is split up."""
     if sum(size > 1 for size in leaf.shape) != 1:
         return []
     entries = leaf.positions.flatten()
     kinds = torch.zeros(len(entries), dtype=torch.int64)
-    for value in range(len(shifts.program.values)):
+    for value in shifts.behind(leaf):
         for carried in shifts.carried(value):
             if carried.leaf is leaf:
                 present = torch.isin(entries, carried.where.flatten())
