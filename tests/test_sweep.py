@@ -15,7 +15,8 @@ from modelzoo.store import ModelBatch, Population, PopulationInfo, Zoo, manifest
 from modelzoo.task import task, tasks
 from modelzoo.training import Plan, PopulationConfig, train_population
 
-NAMES = list(families())
+# One worker takes all tests of a family, which train it once.
+NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in families()]
 SEEDS = 2
 
 

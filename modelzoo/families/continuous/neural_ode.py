@@ -90,7 +90,7 @@ FAMILY = register(
         symmetry="signed permutations of every hidden layer of the velocity",
         recipe=Recipe(steps=600, learning_rate=1e-2),
         tiny={"hidden": (16,)},
-        tiny_recipe=Recipe(steps=250, learning_rate=3e-2),
+        tiny_recipe=Recipe(steps=120, learning_rate=3e-2),
         margin=0.5,
         variants={"fine": {"steps": 4}},
     )

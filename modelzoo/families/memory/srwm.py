@@ -123,7 +123,7 @@ FAMILY = register(
         symmetry="permutations of the heads and of a head's inputs together with its rows of keys and queries, S_hidden with scales",
         recipe=Recipe(steps=800, learning_rate=1e-2, batch_size=32, gradient_clip=1.0),
         tiny={"width": 24, "heads": 2, "hidden": 24},
-        tiny_recipe=Recipe(steps=200, learning_rate=1e-2, batch_size=32, gradient_clip=1.0),
+        tiny_recipe=Recipe(steps=100, learning_rate=1e-2, batch_size=32, gradient_clip=1.0),
         margin=0.1,
         variants={"delta": {"delta": True}, "frozen": {"frozen": True}},
     )

@@ -89,7 +89,7 @@ FAMILY = register(
         "and the token weights",
         recipe=Recipe(steps=800, learning_rate=1e-2, gradient_clip=1.0),
         tiny={"embedding": 6, "hidden": 16},
-        tiny_recipe=Recipe(steps=400, learning_rate=2e-2, gradient_clip=1.0),
+        tiny_recipe=Recipe(steps=200, learning_rate=2e-2, gradient_clip=1.0),
         margin=0.3,
         variants={"wide": {"hidden": 64}},
     )
