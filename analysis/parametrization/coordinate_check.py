@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from analysis.activations import activations, sites_of, tensors_of
 from analysis.analysis import Options, analysis
 from analysis.parametrization.abc_parametrization import Parametrization, check_scores, parametrize
 from analysis.parametrization.schemes import Optimizer, Scheme, scheme
 from analysis.parametrization.widening import Widening, widening
 from analysis.parametrization.widths import base_tensors, root_mean_square
 from analysis.theme import CATEGORICAL, figure
-from graphs.interpreter import interpret
-from graphs.parameter_graph.uses import find_uses
 from graphs.program import Program, trace
 from graphs.subjects import Subject
 from modelzoo.errors import UserError
@@ -90,13 +89,6 @@ class CoordinateCheck:
         return chart.update_layout(xaxis_title="width, relative", yaxis_title="change of activations", xaxis_type="log", yaxis_type="log")  # fmt: skip
 
 
-def sites_of(program: Program) -> dict[str, int]:
-    """The results of the operators that contract a parameter, by its name, in program order."""
-    uses = find_uses(program)
-    found = {name: uses[value] for name, value in program.parameters.items() if uses[value].contracts}
-    return {name: use.output for name, use in sorted(found.items(), key=lambda item: item[1].op)}
-
-
 def train(parametrization: Parametrization, losses: Iterator[Loss], steps: int, learning_rate: float) -> list[float]:
     """Train in place; the loss before every step.
 
@@ -136,16 +128,9 @@ def activation_changes(
     module = parametrization.module
     sites = sites_of(program)
 
-    def values() -> dict[str, Tensor]:
-        tensors = {
-            name: tensor.detach().clone() for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
-        found = interpret(program, {name: tensors[name] for name in program.tensors}, inputs)
-        return {name: found[value] for name, value in sites.items()}
-
-    before = values()
+    before = activations(program, tensors_of(module), inputs, sites)
     train(parametrization, losses, steps, learning_rate)
-    after = values()
+    after = activations(program, tensors_of(module), inputs, sites)
     return {name: (root_mean_square(before[name]), root_mean_square(after[name] - before[name])) for name in sites}
 
 

@@ -1,0 +1,1 @@
+"""Interpretation: what weights and activations of single models say, and how representations of several compare."""
