@@ -1,0 +1,34 @@
+"""docs/metanets.md names everything that is registered, with what it claims, and its commands exist."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from metanets.baseline import baselines
+from metanets.contender import Contender
+from metanets.metanet import metanets
+from metanets.training.augmentation import augmentations
+
+TEXT = (Path(__file__).parents[2] / "docs" / "metanets.md").read_text()
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("| `")]
+
+
+@pytest.mark.parametrize("name", [*metanets(), *baselines(), *augmentations()])
+def test_everything_registered_has_its_row(name: str) -> None:
+    assert f"`{name}`" in {row[0] for row in ROWS}
+
+
+def test_what_is_claimed_is_what_is_registered() -> None:
+    claims = {row[0].strip("`"): row[2] for row in ROWS if len(row) == 3}
+    assert claims == {name: each.equivariance for name, each in metanets().items()}
+    keeps = {row[0].strip("`"): row[1] for row in ROWS if len(row) == 4 and row[0].strip("`") in augmentations()}
+    assert keeps == {name: each.keeps for name, each in augmentations().items()}
+
+
+def test_contenders_in_commands_are_read() -> None:
+    shown = [shlex.split(line) for line in TEXT.splitlines() if line.startswith("metazoo leaderboard")]
+    texts = [words[k + 1] for words in shown for k, word in enumerate(words) if word == "--metanet"]
+    assert len(texts) >= 3
+    for text in texts:
+        Contender.read(text)
