@@ -85,10 +85,11 @@ def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modu
     """One solution a free unknown, from equations of which none mentions the pivots of those before it."""
     pivots = {pivot for pivot, _ in solved}
     free = [unknown for unknown in unknowns if unknown not in pivots]
-    combination: dict[int, dict[int, Fraction]] = {unknown: {unknown: Fraction(1)} for unknown in free}
+    one = 1 if modulus else Fraction(1)
+    combination: dict[int, dict[int, int | Fraction]] = {unknown: {unknown: one} for unknown in free}
     for pivot, row in reversed(solved):
-        total: defaultdict[int, Fraction] = defaultdict(Fraction)
-        scale = Fraction(-pow(row[pivot], -1, modulus)) if modulus else Fraction(-1, row[pivot])
+        total: defaultdict[int, int | Fraction] = defaultdict(int)
+        scale = -pow(row[pivot], -1, modulus) if modulus else Fraction(-1, row[pivot])
         for unknown, coefficient in row.items():
             if unknown != pivot:
                 for source, value in combination[unknown].items():
@@ -96,7 +97,7 @@ def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modu
         combination[pivot] = {
             k: v % modulus if modulus else v for k, v in total.items() if (v % modulus if modulus else v)
         }
-    vectors: dict[int, dict[int, Fraction]] = {unknown: {} for unknown in free}
+    vectors: dict[int, dict[int, int | Fraction]] = {unknown: {} for unknown in free}
     for unknown in unknowns:
         for source, value in combination[unknown].items():
             vectors[source][unknown] = value
