@@ -29,13 +29,14 @@ HEADS = 4
 
 
 class SANEConfig(ReadoutConfig):
-    """Sizes of a `SANE`; `shapes` of the tensors follow from the architecture."""
+    """Sizes of a `SANE`; `shapes` of the tensors and the number of edges follow from the architecture."""
 
     token: int = Field(16, gt=0)
     width: int = Field(64, gt=0, multiple_of=HEADS)
     layers: int = Field(2, gt=0)
     latent: int = Field(16, gt=0)
     reconstruction: float = Field(1.0, ge=0)
+    entries: int = Field(1, gt=0)
     shapes: tuple[tuple[int, ...], ...] = ()
 
 
@@ -108,19 +109,22 @@ class SANE(MetanetModule):
 
     def calibrate(self, training: Sequence[Models]) -> None:
         values = torch.cat([models.values for models in training], 1).double()
-        for number, part in enumerate(values[: self._entries].split([prod(shape) for shape in self.config.shapes])):
+        for number, part in enumerate(values[: self.held].split([prod(shape) for shape in self.config.shapes])):
             self.mean[number] = part.mean()
             spread, size = part.std(correction=0), part.square().mean().sqrt().clamp_min(1e-6)
             self.deviation[number] = torch.where(spread > 1e-6 * size, spread, 1)
 
     @property
-    def _entries(self) -> int:
+    def held(self) -> int:
+        """How many edges are entries of tensors: the first ones."""
         return sum(prod(shape) for shape in self.config.shapes)
 
     def tokens(self, models: Models) -> Tensor:
         """Standardised tokens, `[M, T, token]`, zero where they are filled up."""
-        if models.topology.symmetry[1].num_edges < self._entries:
-            raise UserError(f"this metanet reads models of {self._entries} weights; those have fewer.", 2)
+        if models.topology.edges != self.config.entries:
+            raise UserError(
+                f"this metanet reads models of {self.config.entries} weights, got {models.topology.edges}.", 2
+            )
         number = self.about[:, 0]
         raw = models.values.T.to(self.mean.dtype)[:, self.index.clamp_min(0)]
         standard = (raw - self.mean[number][:, None]) / self.deviation[number][:, None]
@@ -134,15 +138,15 @@ class SANE(MetanetModule):
         """Values `[E, M]` of the entries that the tokens hold, from codes `[M, T, latent]`."""
         number = self.about[:, 0]
         tokens = self.decoder(codes, self.about) * self.deviation[number][:, None] + self.mean[number][:, None]
-        held = self.index >= 0
-        values = tokens.new_zeros(len(codes), self._entries)
-        values[:, self.index[held]] = tokens[:, held]
+        real = self.index >= 0
+        values = tokens.new_zeros(len(codes), self.held)
+        values[:, self.index[real]] = tokens[:, real]
         return values.T
 
     def reconstruct(self, models: Models) -> Models:
         """Encoded and decoded models; edges that are no entries stay."""
         decoded = self.decode(self.encode(models)).to(models.values.dtype)
-        return Models(models.topology, torch.cat([decoded, models.values[self._entries :]]))
+        return Models(models.topology, torch.cat([decoded, models.values[self.held :]]))
 
     def own_loss(self, models: Models) -> Tensor | None:
         """The autoencoder's: mean squared error of standardised entries."""
@@ -164,7 +168,8 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
     """The shapes of the tensors, in the order of their entries (a complex entry is two), and the shapes of probes."""
     records = training[0].topology.symmetry[1].records
     shapes = [(*record.shape, 2) if record.dtype.is_complex else record.shape for record in records]
-    return {"shapes": tuple(tuple(shape) or (1,) for shape in shapes), **probe_shapes(training, fields)}
+    sizes = {"shapes": tuple(tuple(shape) or (1,) for shape in shapes), "entries": training[0].topology.edges}
+    return {**sizes, **probe_shapes(training, fields)}
 
 
 METANET = register(

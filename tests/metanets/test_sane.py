@@ -29,7 +29,7 @@ def test_decoding_puts_every_entry_where_it_was_read(family: str) -> None:
     net = network("sane", before, token=8)
     assert isinstance(net, SANE)
     net.decoder.forward = lambda tokens, about: tokens  # type: ignore[assignment, method-assign]
-    torch.testing.assert_close(net.decode(net.tokens(before)), before.values[: net._entries])
+    torch.testing.assert_close(net.decode(net.tokens(before)), before.values[: net.held])
 
 
 def test_the_autoencoder_learns_to_give_models_back() -> None:
