@@ -76,7 +76,7 @@ def test_rates_transfer_fast() -> None:
 
 @pytest.mark.slow
 def test_rates_transfer() -> None:
-    fields = {"factors": (2, 8, 32, 128), "steps": 100, "seeds": 2, "lowest": 2**-13, "highest": 2**-3, "factor": 2}
+    fields = {"factors": (2, 8, 32, 64), "steps": 100, "seeds": 1, "lowest": 2**-13, "highest": 2**-3, "factor": 2}
     mup, standard = (transfer(name, **fields) for name in ("mup", "standard"))
     assert mup.shift <= 1
     assert standard.shift >= 2
