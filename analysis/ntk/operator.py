@@ -13,6 +13,7 @@ from torch.func import functional_call, vjp
 from torch.utils import _pytree as pytree
 
 from analysis.ntk.remainder import complex_names, restored, without_complex
+from analysis.ntk.smooth import smooth
 from graphs.program import evaluation_mode
 
 Parameters = dict[str, Tensor]
@@ -68,7 +69,8 @@ class TangentKernelOperator(LinearOperator):
 
             def function(parameters: Parameters) -> Tensor:
                 given = restored(parameters, self.complexes)
-                return pytree.tree_leaves(functional_call(self.module, given, own))[0].flatten()
+                with smooth():
+                    return pytree.tree_leaves(functional_call(self.module, given, own))[0].flatten()
 
             return function
 

@@ -14,7 +14,7 @@ from benchmarks import harness
 FOLDER = Path(harness.__file__).parent
 
 
-@pytest.mark.parametrize("script", ["kernels", "populate_inr", "store", "symmetry", "weight_matching"])
+@pytest.mark.parametrize("script", ["kernels", "ntk", "populate_inr", "store", "symmetry", "weight_matching"])
 def test_a_script_prints_its_cases_and_the_summary(script: str, tmp_path: Path) -> None:
     command = [sys.executable, FOLDER / f"{script}.py", "--small", "--json", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "METAZOO_CACHE": str(tmp_path)})
