@@ -163,7 +163,7 @@ class QuadraticSpectrum:
         if side * side != self.values.shape[1] or side < 3 or prod(self.shape[:-2]) != 1:
             chart = figure()
             for k, row in enumerate(self.values):
-                chart.add_scatter(y=row.abs(), mode="lines", name=str(k), line={"color": CATEGORICAL[k % len(CATEGORICAL)]})  # fmt: skip
+                chart.add_scatter(y=row.abs().numpy(), mode="lines", name=str(k), line={"color": CATEGORICAL[k % len(CATEGORICAL)]})  # fmt: skip
             return chart.update_layout(xaxis_title="eigenvector", yaxis_title="|eigenvalue|")
         names = [f"{k}: {float(value):+.2g}" for i in range(PICTURES) for k, value in enumerate(self.values[:, i])]
         grid = make_subplots(rows=PICTURES, cols=len(self.values), subplot_titles=names, horizontal_spacing=0.01)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from analysis.analysis import Options, analysis
-from analysis.parametrization.branches import residual_branches
+from analysis.parametrization.branches import scalable_branches
 from analysis.parametrization.schemes import Optimizer, Scheme, scheme
 from analysis.parametrization.widths import (
     BaseTensor,
@@ -161,9 +161,9 @@ def parametrize(
     tensors = widths_of(program, shapes, gain)
     if isinstance(base, nn.Module) and chosen.learns_features:
         check_scores(trace(base, inputs), program, chosen)
-    branches = residual_branches(program) if chosen.branch is not None else ()
+    branches = scalable_branches(program) if chosen.branch is not None else ()
     inner = frozenset().union(*(branch.inner for branch in branches))
-    last = frozenset().union(*(branch.last for branch in branches))
+    last = frozenset().union(*(branch.last or frozenset() for branch in branches))
     depth = max(1, len(branches)) / base_depth
     copied = copy.deepcopy(module)
     rules = []

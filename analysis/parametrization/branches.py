@@ -26,24 +26,40 @@ class Branch:
     Args:
         module: path of the module that adds.
         inner: parameters that f reads.
-        last: those of them whose common factor is a factor of f.
+        last: those of them whose common factor is a factor of f, None if there are none.
+        stream: value id of x.
+        result: value id of x + f(x).
+        ending: the operator that makes f(x).
     """
 
     module: str
     inner: frozenset[str]
-    last: frozenset[str]
+    last: frozenset[str] | None
+    stream: int
+    result: int
+    ending: str
 
 
 def residual_branches(program: Program) -> tuple[Branch, ...]:
-    """The residual branches of a program, in order; additions whose short cut has parameters are none.
+    """The residual branches of a program, in order; additions whose short cut has parameters are none."""
+    walk = _Walk(program)
+    return tuple(branch for op in program.ops for branch in walk.branches(op))
+
+
+def scalable_branches(program: Program) -> tuple[Branch, ...]:
+    """The residual branches, each of which some tensors scale.
 
     Raises:
         UserError: a branch ends in a nonlinearity that no tensor can scale, or two branches share a tensor.
     """
-    walk = _Walk(program)
-    found = [branch for op in program.ops for branch in walk.branches(op)]
+    found = residual_branches(program)
     owner: dict[str, str] = {}
     for branch in found:
+        if branch.last is None:
+            raise UserError(
+                f"the residual branch in {branch.module or 'the root module'!r} ends in {branch.ending!r}, whose "
+                f"result no tensor scales; end the branch with a linear map, or take 'mup'."
+            )
         for name in branch.inner:
             if name in owner:
                 raise UserError(
@@ -51,7 +67,7 @@ def residual_branches(program: Program) -> tuple[Branch, ...]:
                     f"depth scaling cannot tell them apart; take 'mup'."
                 )
             owner[name] = branch.module
-    return tuple(found)
+    return found
 
 
 class _Walk:
@@ -83,13 +99,7 @@ class _Walk:
             path = {value for value in self.ancestors[end] if stream in self.ancestors[value]} - {stream}
             inner = self.read({self.program.values[value].producer for value in path})
             if inner:
-                last = self.scaling(end, path)
-                if last is None:
-                    raise UserError(
-                        f"the residual branch in {op.module or 'the root module'!r} ends in {self.ending(end)!r}, whose "
-                        f"result no tensor scales; end the branch with a linear map, or take 'mup'."
-                    )
-                yield Branch(op.module, inner, last)
+                yield Branch(op.module, inner, self.scaling(end, path), stream, op.output, self.ending(end))
 
     def read(self, ops: Iterable[int | None]) -> frozenset[str]:
         """Parameters that some ops read, directly or through ops on parameters alone."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.parametrization.abc_parametrization import Parametrization, parametrize
-from analysis.parametrization.branches import residual_branches
+from analysis.parametrization.branches import residual_branches, scalable_branches
 from analysis.parametrization.linear_limit import limit_outputs
 from analysis.parametrization.schemes import scheme
 from analysis.parametrization.widening import widening
@@ -248,17 +248,17 @@ class Residual(nn.Module):
 
 def test_residual_branches_are_found() -> None:
     found = residual_branches(trace(Residual(3, 8), (X,)))
-    assert [sorted(branch.last) for branch in found] == [[f"blocks.{k}.weight"] for k in range(3)]
+    assert [sorted(branch.last or ()) for branch in found] == [[f"blocks.{k}.weight"] for k in range(3)]
     encoder = family("transformer")
     module = encoder.build(encoder.configure(task("digits_sequence"), {**encoder.tiny, "layers": 2}), 0)
     branches = residual_branches(trace(module, task("digits_sequence").example_inputs()))
-    assert [sorted(branch.last) for branch in branches] == [
+    assert [sorted(branch.last or ()) for branch in branches] == [
         [f"layers.{k}.{part}.bias", f"layers.{k}.{part}.weight"] for k in (0, 1) for part in ("attention.output", "feedforward.2")
     ]  # fmt: skip
     assert "layers.0.attention_norm.weight" in branches[0].inner
     assert residual_branches(trace(mlp(8), (X,))) == ()
     with pytest.raises(UserError, match=r"ends in 'aten\.\w+', whose result no tensor scales"):
-        residual_branches(trace(Residual(2, 8, homogeneous=False), (X,)))
+        scalable_branches(trace(Residual(2, 8, homogeneous=False), (X,)))
 
 
 DEPTHS = (4, 12, 36)
