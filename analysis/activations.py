@@ -57,12 +57,14 @@ def activations(
     return {name: found[value] for name, value in values.items()}
 
 
-def latents(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-    """The latent representation of every sample, flattened, `[N, d]`.
+def latents_of(module: nn.Module, models: Sequence[Mapping[str, Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The latent representations of several models, flattened, `[N, d]` each.
 
     Args:
-        module: any module that can be traced.
+        module: their architecture.
+        models: parameters and buffers by name.
         inputs: `[N, ...]` each.
     """
     program = trace(module, inputs)
-    return activations(program, tensors_of(module), inputs, {"latent": latent_of(program)})["latent"].flatten(1)
+    values = {"latent": latent_of(program)}
+    return [activations(program, tensors, inputs, values)["latent"].flatten(1) for tensors in models]

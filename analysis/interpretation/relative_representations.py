@@ -18,7 +18,7 @@ from pydantic import Field
 from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 
-from analysis.activations import latents
+from analysis.activations import latents_of, tensors_of
 from analysis.analysis import Options, analysis
 from analysis.theme import SEQUENTIAL, figure
 from modelzoo.errors import UserError
@@ -161,7 +161,7 @@ def relative_representations(population: Population, options: RelativeRepresenta
     if options.anchors > len(y):
         raise UserError(f"{options.anchors} anchors are more than {len(y)} training samples; take fewer.", 2)
     anchors = torch.randperm(len(y), generator=torch.Generator().manual_seed(options.seed))[: options.anchors]
-    modules = [population.module(row) for row in rows]
-    train, test = ([latents(module, inputs) for module in modules] for inputs in (x, data.test.inputs))
+    models = [tensors_of(population.module(row)) for row in rows]
+    train, test = (latents_of(population.template(), models, inputs) for inputs in (x, data.test.inputs))
     ids = [int(i) for i in population.table.index[rows]]
     return stitch(train, y, test, data.test.targets, anchors, ids, options.ridge)

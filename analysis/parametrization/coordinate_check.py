@@ -225,7 +225,10 @@ class CoordinateCheckOptions(WidthOptions):
 
 
 @analysis(
-    "coordinate_check", of="module", options=CoordinateCheckOptions, tiny={"factors": (1, 2, 4), "seeds": 1, "steps": 2}
+    "coordinate_check",
+    of="module",
+    options=CoordinateCheckOptions,
+    tiny={"factors": (1, 4), "seeds": 1, "steps": 2, "fields": ("hidden",)},
 )
 def coordinate_check(subject: Subject, options: CoordinateCheckOptions) -> CoordinateCheck:
     """How far activations move in a few training steps, against width: flat in μP."""

@@ -139,7 +139,7 @@ class LearningRateTransferOptions(WidthOptions):
 
 @analysis(
     "learning_rate_transfer", of="module", options=LearningRateTransferOptions,
-    tiny={"factors": (1, 4), "seeds": 1, "steps": 10, "lowest": 0.01, "highest": 0.1, "factor": 3},
+    tiny={"factors": (1, 4), "fields": ("hidden",), "seeds": 1, "steps": 10, "lowest": 0.01, "highest": 0.1, "factor": 3},
 )  # fmt: skip
 def learning_rate_transfer(subject: Subject, options: LearningRateTransferOptions) -> LearningRateTransfer:
     """Training loss against learning rate at several widths: in μP the best rate stays where it is."""

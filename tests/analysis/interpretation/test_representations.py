@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from analysis.activations import latents
+from analysis.activations import latents_of, tensors_of
 from analysis.analysis import find
 from analysis.interpretation.relative_representations import Stitching, relative, retrieval
 from analysis.interpretation.representation_similarity import LayerSimilarity
@@ -67,9 +67,10 @@ def test_cka_of_kernels_is_cka_of_features() -> None:
 def test_latents_are_what_the_output_layer_reads() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     x = torch.randn(7, 4)
-    torch.testing.assert_close(latents(module, (x,)).float(), module[:2](x).detach())
+    (found,) = latents_of(module, [tensors_of(module)], (x,))
+    torch.testing.assert_close(found.float(), module[:2](x).detach())
     with pytest.raises(UserError, match="no output layer"):
-        latents(nn.ReLU(), (x,))
+        latents_of(nn.ReLU(), [], (x,))
 
 
 def test_zero_shot_stitching(population: Population) -> None:
