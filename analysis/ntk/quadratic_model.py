@@ -135,7 +135,7 @@ class QuadraticModelOptions(Options):
     seed: int = 0
 
 
-@analysis("quadratic_model", of="nothing", options=QuadraticModelOptions, tiny={"rates": (1.0, 2.5), "width": 50, "seeds": 2, "steps": 60})  # fmt: skip
+@analysis("quadratic_model", of="nothing", options=QuadraticModelOptions, tiny={"rates": (1.0, 2.5), "width": 20, "seeds": 2, "steps": 12})  # fmt: skip
 def quadratic_model(options: QuadraticModelOptions) -> Catapults:
     """Gradient descent above its critical rate: a network, its quadratic model and its linearization."""
     return catapults(**options.model_dump())
