@@ -13,6 +13,7 @@ from modelzoo.tasks.topic_ngrams import sentences
 TASK = task("topic_ngrams")
 
 
+@cache
 def language_model(steps: int, layers: int, width: int, seed: int = 0) -> CausalLM:
     """A causal transformer with learned positions after some steps of Adam."""
     found = family("causal_lm")

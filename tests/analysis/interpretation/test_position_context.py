@@ -92,9 +92,9 @@ def test_a_trained_model_clusters_topics() -> None:
 @pytest.mark.slow
 def test_claims_on_a_trained_model() -> None:
     """Three layers of width 64, 1,500 steps."""
-    found = looked_at(language_model(1500, 3, 64))
+    found = looked_at(language_model(1500, 3, 64), 768)
     print(found.to_frame().round(3).to_string())
-    _, _, topics = corpus()
+    _, _, topics = corpus(768)
     assert found.parts[-1].rank <= 0.25 * 48
     assert found.parts[-1].silhouette(topics) > 0.3
 
