@@ -137,6 +137,18 @@ def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path,
     assert math.isfinite(float(lines[1].split(",")[2]))
 
 
+def test_the_registries_are_listed(metazoo: Metazoo) -> None:  # noqa: F811
+    code, out, error = metazoo("metanets", "--json")
+    assert code == 0, error
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert set(rows) == {*metanets(), *baselines()}
+    assert rows["scalegmn"]["invariant under"] == "monomial"
+    assert rows["flat_mlp"]["reads"] == "one architecture"
+    assert "function_probes" in metazoo("metanets")[1]
+    code, out, _ = metazoo("augmentations", "--json")
+    assert {row["name"]: row["keeps"] for row in json.loads(out)}["mixup"] == "mixture"
+
+
 BAD = {
     "no zoo": (["{tmp}/none", "mlp"], "none"),
     "unknown population": (["{zoo}", "mlpp"], "did you mean 'mlp'?"),
