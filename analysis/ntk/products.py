@@ -144,21 +144,40 @@ def add_products(
     """K_op += J_o J'_pᵀ for Jacobians given output by output; one of them is kept at a time where pairs are o = p."""
     if all(o == p for o, p, _ in targets):
         for o, _, target in targets:
-            own = left(o)
-            target.addmm_(own, (own if same else right(o)).T)
+            if same:
+                _add_square(target, left(o))
+            else:
+                target.addmm_(left(o), right(o).T)
         return
     outputs = range(1 + max(o for o, _, _ in targets)), range(1 + max(p for _, p, _ in targets))
     lefts = [left(o) for o in outputs[0]]
     rights = lefts if same else [right(p) for p in outputs[1]]
     for o, p, target in targets:
-        target.addmm_(lefts[o], rights[p].T)
+        if same and o == p:
+            _add_square(target, lefts[o])
+        else:
+            target.addmm_(lefts[o], rights[p].T)
 
 
-def _inner(layer: Layer, left: Side, right: Side, rows: slice = slice(None)) -> Tensor:
-    """a_ns · a'_mt of all positions, `[n, S, M, T]` flattened to `[n S, M T]`; for an embedding whether the indices agree."""
+def _add_square(target: Tensor, rows: Tensor) -> None:
+    """K += J Jᵀ by blocks on and below the diagonal: a general product of these is steadier than BLAS's symmetric one."""
+    for block in _blocks(len(rows), len(rows)):
+        share = rows[block.start :] @ rows[block].T
+        target[block.start :, block] += share
+        target[block, block.stop :] += share[block.stop - block.start :].T
+
+
+def _blocks(count: int, most: int) -> list[slice]:
+    """Quarters of the samples, not smaller than 32 and not larger than `most`."""
+    step = max(1, min(most, max(32, -(-count // 4))))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _inner(layer: Layer, left: Side, right: Side, rows: slice = slice(None), first: int = 0) -> Tensor:
+    """a_ns · a'_mt of all positions, `[n S, M T]`, from column `first` on; for an embedding whether the indices agree."""
     if layer.kind == "matrix":
-        return left.rows()[rows].flatten(0, 1) @ right.rows().flatten(0, 1).T
-    own, other = left.rows()[rows].flatten(), right.rows().flatten()
+        return left.rows()[rows].flatten(0, 1) @ right.rows()[first:].flatten(0, 1).T
+    own, other = left.rows()[rows].flatten(), right.rows()[first:].flatten()
     agree = own[:, None] == other
     if (missing := left.uses[0][0].settings["padding_index"]) is not None:
         agree &= own[:, None] != missing
@@ -166,20 +185,24 @@ def _inner(layer: Layer, left: Side, right: Side, rows: slice = slice(None)) -> 
 
 
 def _add_matched(layer: Layer, form: Form, left: Side, right: Side, targets: Sequence[Target]) -> None:
-    """`hadamard` and `ghost`: Σ_st of (a_ns · a'_mt)(g_ons · g'_pmt)."""
-    g, h = left.columns(), right.columns()
+    """`hadamard` and `ghost`: Σ_st of (a_ns · a'_mt)(g_ons · g'_pmt); where a target is symmetric only half of it."""
+    g, h, same = left.columns(), right.columns(), left is right
     if form == "trace":  # Σ_o g_o · g'_o is one product of gradients side by side
         g, h = (x.movedim(0, 2).flatten(2).unsqueeze(0) for x in (g, h))
         targets = [(0, 0, targets[0][2])]
     _, count, positions, _ = g.shape
     columns, others = h.shape[1:3]
-    step = max(1, GHOST_ENTRIES // (positions * others * columns))
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        inner = _inner(layer, left, right, rows)
-        for o, p, target in targets:
-            outer = g[o, rows].flatten(0, 1) @ h[p].flatten(0, 1).T
-            outer *= inner
+    most = max(1, GHOST_ENTRIES // (positions * others * columns))
+    for rows in _blocks(count, most):
+        halved = [same and o == p for o, p, _ in targets]
+        first = rows.start if all(halved) else 0
+        inner = _inner(layer, left, right, rows, first)
+        for (o, p, target), half in zip(targets, halved, strict=True):
+            begin = rows.start if half else 0
+            outer = g[o, rows].flatten(0, 1) @ h[p, begin:].flatten(0, 1).T
+            outer *= inner[:, (begin - first) * others :]
             if positions * others > 1:
-                outer = outer.view(-1, positions, columns, others).sum((1, 3))
-            target[rows] += outer
+                outer = outer.view(-1, positions, columns - begin, others).sum((1, 3))
+            target[rows, begin:] += outer
+            if half:
+                target[rows.stop :, rows] += outer[:, rows.stop - begin :].T

@@ -154,6 +154,16 @@ def perceptron() -> tuple[nn.Sequential, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["full", "diagonal", "trace", "pseudo"])
+@pytest.mark.parametrize("method", ["jacobian", "ghost"])
+def test_many_samples_are_multiplied_in_blocks(form: Any, method: str) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 2)).double()  # fmt: skip
+    x = torch.randn(71, 1, 4, 4, dtype=torch.float64)
+    ours = empirical_kernel(module, x, form=form, method=method)
+    assert error(ours.values, in_form(dense_kernel(dense_jacobian(module, [x])), form)) < EXACT
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal", "trace", "pseudo"])
 def test_tiles_under_a_cap_change_nothing(form: Any) -> None:
     module, x = perceptron()
     whole = empirical_kernel(module, x, form=form)
@@ -261,3 +271,27 @@ def test_refusals() -> None:
     diagonal: EmpiricalKernel = empirical_kernel(module, x, form="diagonal")
     with pytest.raises(UserError, match="a matrix for every output"):
         diagonal.matrix()
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer"])
+def test_the_packed_modules_of_torch(kind: str) -> None:
+    """What torch computes in one opaque call is differentiated; the head behind it keeps its product."""
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = {"MultiheadAttention": (4, 2), "TransformerEncoderLayer": (4, 2, 8, 0.0)}.get(kind, (4, 4))
+            self.inner = getattr(nn, kind)(*sizes, batch_first=True)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.inner(x, x, x) if kind == "MultiheadAttention" else self.inner(x)
+            return self.head((h[0] if isinstance(h, tuple) else h).mean(1))
+
+    torch.manual_seed(0)
+    module, x = Wrapped().double().eval(), torch.randn(5, 3, 4, dtype=torch.float64)
+    found = empirical_kernel(module, x)
+    assert error(found.values, dense_kernel(dense_jacobian(module, [x]))) < EXACT
+    assert {share.method for share in found.shares} >= {"vjp", "hadamard"}
+    v = np.ones(10)
+    np.testing.assert_allclose(TangentKernelOperator(module, x) @ v, found.matrix().numpy() @ v, rtol=1e-9)
