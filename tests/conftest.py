@@ -19,6 +19,26 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make run in one worker, which makes it once.
+
+    That is a file with fixtures of its own for the whole file, or else the tests of one file with the same first
+    parameter, the architecture or operation they look at.
+    """
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group"):
+            continue
+        file = item.nodeid.split("::")[0]
+        fixtures = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
+        if any(
+            fixture.scope == "module" or (fixture.scope == "session" and fixture.baseid == file) for fixture in fixtures
+        ):
+            item.add_marker(pytest.mark.xdist_group(file))
+        elif hasattr(item, "callspec"):
+            item.add_marker(pytest.mark.xdist_group(f"{file} {item.callspec.id.split('-')[0]}"))
+
+
 @pytest.fixture(scope="session")
 def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Sixteen tiny SIRENs with three checkpoints, and twelve tiny CNNs of varied learning rate; made in seconds."""

@@ -15,8 +15,7 @@ from modelzoo.store import ModelBatch, Population, PopulationInfo, Zoo, manifest
 from modelzoo.task import task, tasks
 from modelzoo.training import Plan, PopulationConfig, train_population
 
-# One worker takes all tests of a family, which train it once.
-NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in families()]
+NAMES = list(families())
 SEEDS = 2
 
 
