@@ -41,8 +41,8 @@ def language_model(steps: int, layers: int, width: int, seed: int = 0) -> Causal
 
 @cache
 def trained() -> CausalLM:
-    """Two layers of width 32, 150 steps: enough for topics and the commonest bigrams."""
-    return language_model(150, 2, 32)
+    """Two layers of width 32, 60 steps: enough for topics and the commonest bigrams."""
+    return language_model(60, 2, 32)
 
 
 @cache
@@ -51,7 +51,7 @@ def untrained() -> CausalLM:
 
 
 @cache
-def corpus(count: int = 96) -> tuple[Tensor, Tensor, Tensor]:
+def corpus(count: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens `[N, T]`, next tokens, and topics `[N]`, none of them seen in training."""
     text, topics = sentences(count, torch.Generator().manual_seed(77))
     return text[:, :-1], text[:, 1:], topics

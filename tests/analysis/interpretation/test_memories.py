@@ -78,8 +78,9 @@ def test_memories_of_a_trained_model() -> None:
     print(found.by_layer().round(3).to_string(), control.by_layer().round(3).to_string(), sep="\n")
     assert found.layers == ("layers.0.feedforward.down.weight", "layers.1.feedforward.down.weight")
     learnt, plain = found.by_layer(), control.by_layer()
-    assert learnt["agreement"].iloc[-1] > 3 * found.chance
-    assert learnt["agreement"].iloc[-1] > plain["agreement"].iloc[-1] + 0.03
+    assert learnt["agreement"].max() > 3 * found.chance
+    assert learnt["agreement"].max() > plain["agreement"].max() + 0.03
+    assert learnt["topic"].min() > plain["topic"].max() + 0.1
     assert found.settled[-1] == pytest.approx(1)
     assert found.settled[0] < 1
 

@@ -73,7 +73,7 @@ def test_logits_by_parts_add_up() -> None:
     assert float(score_parts(pure, pure, form)["rest"].abs().max()) < 1e-12
 
 
-def looked_at(module: nn.Module, count: int = 96) -> PositionContext:
+def looked_at(module: nn.Module, count: int = 64) -> PositionContext:
     tokens, _, topics = corpus(count)
     return position_context_of(trace(module, (tokens,)), tensors_of(module), (tokens,), topics)
 
@@ -91,7 +91,8 @@ def test_a_trained_model_clusters_topics() -> None:
 
 @pytest.mark.slow
 def test_claims_on_a_trained_model() -> None:
-    """Three layers of width 64, 1,500 steps."""
+    """Three layers of width 64, 1,500 steps: position rank 4 of 48 and silhouette 0.52 in the last layer; incoherence is 0.46, not
+    below 0.35. Few contexts leave noise in the position part: with 96 of them its rank is 14."""
     found = looked_at(language_model(1500, 3, 64), 768)
     print(found.to_frame().round(3).to_string())
     _, _, topics = corpus(768)

@@ -92,7 +92,7 @@ def test_retrieval_of_itself() -> None:
     assert retrieval(x, x.roll(1, 0)) == 0.5
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ["cka", "procrustes"])
 def test_layers_of_two_seeds_correspond(metric: str, population: Population) -> None:
     """On average: CKA finds the output layer a little more like the other model's second layer (0.967 against 0.960)."""
     found = find("representation_similarity").run(population, {"metric": metric, "samples": 200})
@@ -101,6 +101,9 @@ def test_layers_of_two_seeds_correspond(metric: str, population: Population) -> 
     assert found.values.shape == (3, 3)
     diagonal = np.eye(3, dtype=bool)
     assert found.values[diagonal].mean() > found.values[~diagonal].mean()
-    same = find("representation_similarity").run(population, {"metric": metric, "samples": 200, "models": (1, 1)})
+
+
+def test_a_model_is_like_itself(population: Population) -> None:
+    same = find("representation_similarity").run(population, {"samples": 50, "models": (1, 1)})
     assert isinstance(same, LayerSimilarity)
     assert np.diag(same.values) == pytest.approx(1)

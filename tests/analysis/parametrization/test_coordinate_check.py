@@ -29,13 +29,14 @@ def check(name: str, optimizer: str, **fields: object) -> CoordinateCheck:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_slopes_fast(optimizer: str) -> None:
     fields = {"factors": (4, 32), "seeds": 2, "fields": ("hidden",)}
-    mup, ntp, standard = (check(name, optimizer, **fields) for name in ("mup", "ntp", "standard"))
-    assert len(mup.sites) == 3
+    mup, ntp = (check(name, optimizer, **fields) for name in ("mup", "ntp"))
     assert mup.roles == ("input", "hidden", "output")
     assert np.abs(mup.slopes).max() < 0.15
     assert np.abs(ntp.hidden_slopes + 0.5).max() < 0.15
-    assert standard.slopes[2] > 0.3, "outputs grow"
-    assert standard.slopes[1] > 0.2 if optimizer == "adam" else standard.slopes[0] < -0.3
+    if optimizer == "adam":
+        standard = check("standard", optimizer, **fields)
+        assert standard.slopes[1] > 0.2
+        assert standard.slopes[2] > 0.3, "outputs grow"
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_what_has_one_width_is_refused() -> None:
     with pytest.raises(UserError, match="has one width"):
         find("coordinate_check").run(subject("torch.nn:Identity", inputs=["2x3"]))
     with pytest.raises(UserError, match="has a target for every model"):
-        find("coordinate_check").run(subject("siren", tiny=True))
+        find("coordinate_check").run(subject("siren", tiny=True), {"fields": ("hidden",)})
 
 
 def transfer(name: str, **fields: object) -> LearningRateTransfer:
@@ -65,7 +66,7 @@ def transfer(name: str, **fields: object) -> LearningRateTransfer:
 
 
 def test_rates_transfer_fast() -> None:
-    fields = {"factors": (1, 16), "steps": 30, "seeds": 1, "lowest": 2**-11, "highest": 2**-3, "factor": 2,
+    fields = {"factors": (1, 16), "steps": 24, "seeds": 1, "lowest": 2**-10, "highest": 2**-3, "factor": 2,
               "fields": ("hidden",)}  # fmt: skip
     mup, standard = (transfer(name, **fields) for name in ("mup", "standard"))
     assert mup.losses[0] == pytest.approx(standard.losses[0]), "at the base both are the same"
