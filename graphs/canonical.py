@@ -31,6 +31,7 @@ from graphs.scalings.commutation import SwapFactor
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.periods import PeriodFactor
+from graphs.scalings.rotations import RotationFactor
 from graphs.scalings.translations import TranslationFactor
 from graphs.scalings.unheld import unheld
 
@@ -125,6 +126,13 @@ class _Canonical:
         linear = [factor for factor in self.group.factors if isinstance(factor, LinearFactor)]
         self.rotate(linear)
         for factor in self.group.factors:
+            if isinstance(factor, RotationFactor):
+                angle = factor.principal(self.tensors)
+                if angle is None or {t.tensor for t in factor.turned} & {m.tensor for f in linear for m in f.mixed}:
+                    self.left.append(f"{factor.name}: no pair of it is met alone")
+                else:
+                    self.apply(factor, angle)
+        for factor in self.group.factors:
             if isinstance(factor, SwapFactor):
                 self.apply(factor, self.larger_first(factor))
         keys = NeuronKeys(self.group)(self.tensors)
@@ -134,7 +142,9 @@ class _Canonical:
                 self.ties += ties
                 self.apply(factor, order)
                 keys = torch.empty_like(keys).scatter(-1, torch.from_numpy(factor.label_map(order)), keys)
-            elif not isinstance(factor, DiagonalFactor | LinearFactor | TranslationFactor | SwapFactor):
+            elif not isinstance(
+                factor, DiagonalFactor | LinearFactor | RotationFactor | TranslationFactor | SwapFactor
+            ):
                 self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
 
     # --- least norm -------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from graphs.scalings.commutation import SwapFactor
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor, Mixed
 from graphs.scalings.periods import PeriodFactor
+from graphs.scalings.rotations import RotationFactor
 
 KINDS = 3  # signs and swaps of a block that are tried in all combinations with its assignment
 PAIRED = 32  # blocks up to which the insides of all pairs are matched
@@ -71,7 +72,7 @@ class Plan:
         """Whether a descent moves this factor: what is compact or discrete, and GL along its rotations."""
         if isinstance(factor, DiagonalFactor):
             return factor.question != "positive"
-        return isinstance(factor, PermutationFactor | LinearFactor | SwapFactor | PeriodFactor)
+        return isinstance(factor, PermutationFactor | LinearFactor | RotationFactor | SwapFactor | PeriodFactor)
 
     def inside(self, name: str) -> list[Own]:
         """What must be matched inside a pair of blocks before the blocks can be compared."""
@@ -96,7 +97,7 @@ class Plan:
 
 
 def _is_inner(factor: Factor) -> bool:
-    return isinstance(factor, PermutationFactor | LinearFactor)
+    return isinstance(factor, PermutationFactor | LinearFactor | RotationFactor)
 
 
 class Descent:
@@ -178,6 +179,9 @@ class Descent:
                 self.match_insides(inside)
         elif isinstance(factor, LinearFactor):
             self.apply(factor, self.rotation(factor, only))
+        elif isinstance(factor, RotationFactor):
+            angle = factor.nearest(self.reference, self.tensors)
+            self.apply(factor, angle if only is None else torch.where(_chosen(factor.copies, only), angle, 0.0))
         elif isinstance(factor, PeriodFactor):
             leaf = factor.leaf
             gap = self.reference[leaf.tensor] - self.tensors[leaf.tensor]
@@ -316,9 +320,7 @@ class Descent:
         left, _, right = torch.linalg.svd(total)
         found = left @ right
         if only is not None:
-            chosen = np.zeros(factor.copies, bool)
-            chosen[only.ravel()] = True
-            found = torch.where(torch.from_numpy(chosen)[:, None, None], found, factor.identity())
+            found = torch.where(_chosen(factor.copies, only)[:, None, None], found, factor.identity())
         return found
 
     def swaps(self, factor: SwapFactor) -> Tensor:
@@ -379,6 +381,13 @@ def part_of(tensor: Tensor, m: Mixed) -> Tensor:
     """The entries a linear factor mixes, `[1, rest, copies, repeats, n]`."""
     moved = tensor.movedim(m.dim, -1)[..., torch.as_tensor(m.positions)]
     return moved.flatten(0, -4)[None] if tensor.ndim > 1 else moved[None, None]
+
+
+def _chosen(copies: int, only: Indices) -> Tensor:
+    """Which copies of a factor may move."""
+    chosen = torch.zeros(copies, dtype=torch.bool)
+    chosen[torch.from_numpy(only.ravel())] = True
+    return chosen
 
 
 def _rows(tensor: Tensor, dim: int) -> Tensor:

@@ -15,7 +15,8 @@ from graphs.factors import Factor, PermutationFactor
 from graphs.group import SymmetryGroup
 from graphs.scalings.commutation import SwapFactor
 from graphs.scalings.diagonal import DiagonalFactor
-from graphs.scalings.linear import LinearFactor
+from graphs.scalings.linear import LinearFactor, Mixed
+from graphs.scalings.rotations import RotationFactor, Turned
 
 Indices = NDArray[np.int64]
 
@@ -25,18 +26,18 @@ def owned(blocks: Blocks, factor: Factor) -> Indices | None:
 
     Args:
         blocks: of the permutation factor.
-        factor: signs, phases, swaps, linear copies, or permutations inside the blocks.
+        factor: signs, phases, swaps, linear or rotated copies, or permutations inside the blocks.
 
     Returns:
-        Their numbers in the factor (its copies, where it is linear or a permutation); None if no generator belongs to
+        Their numbers in the factor (its copies, where it is linear, a rotation or a permutation); None if no generator belongs to
         a block alone, or blocks have different numbers of them.
     """
     if isinstance(factor, DiagonalFactor) and factor.question != "positive":
         places = _diagonal(blocks, factor)
     elif isinstance(factor, SwapFactor):
         places = _swaps(blocks, factor)
-    elif isinstance(factor, LinearFactor):
-        places = _linear(blocks, factor)
+    elif isinstance(factor, LinearFactor | RotationFactor):
+        places = _copies(blocks, factor)
     elif isinstance(factor, PermutationFactor):
         places = _inner(blocks, factor)
     else:
@@ -100,9 +101,10 @@ def _swaps(blocks: Blocks, factor: SwapFactor) -> Places:
     return found
 
 
-def _linear(blocks: Blocks, factor: LinearFactor) -> Places:
+def _copies(blocks: Blocks, factor: LinearFactor | RotationFactor) -> Places:
     found: Places = defaultdict(list)
-    for number, mixed in enumerate(factor.mixed):
+    parts: list[Mixed | Turned] = [*(factor.mixed if isinstance(factor, LinearFactor) else factor.turned)]
+    for number, mixed in enumerate(parts):
         shape = tuple(size if d == mixed.dim else 1 for d, size in enumerate(mixed.shape))
         codes = _codes_at(blocks, blocks.group, mixed.tensor, [mixed.dim], shape).ravel()
         for copy in range(factor.copies):

@@ -18,6 +18,7 @@ from graphs.finders import Context, finder
 from graphs.scalings.coordinates import Coordinates, Segment, canonical, first_names, independent, settled
 from graphs.scalings.elimination import independent_vectors
 from graphs.scalings.linear import Cell, LinearFactor, linear_factors
+from graphs.scalings.rotations import RotationFactor, rotations
 from graphs.scalings.walk import ScaleWalk
 
 Diagonal = Literal["positive", "sign", "phase"]
@@ -253,14 +254,16 @@ def linear_and_diagonal(context: Context) -> list[Factor]:
         columns = independent(csc_array((phase.matrix.shape[0], 0)), phase.matrix)
         phases += factors_of(context, "phase", phase, columns)
         half_turns = sign.adopted(phase, columns)  # a phase of π is a sign
+    turns = rotations(context)
     free = independent(_diagonals(scale, linear, "positive"), scale.matrix)
-    known = csc_array(hstack([_diagonals(sign, linear, "sign"), half_turns]))
+    known = csc_array(hstack([_diagonals(sign, linear, "sign"), half_turns, _half_turns(sign, turns)]))
     flips = independent(known, sign.matrix, 2)
     return [
         *linear,
         *factors_of(context, "positive", scale, free),
         *factors_of(context, "sign", sign, flips),
         *phases,
+        *turns,
     ]
 
 
@@ -315,3 +318,18 @@ def _diagonals(space: Coordinates, linear: Sequence[LinearFactor], question: Dia
         return csc_array((height, 0))
     entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return canonical(space.segments, csr_array(coo_array(entries, (height, width))))
+
+
+def _half_turns(space: Coordinates, turns: Sequence[RotationFactor]) -> csc_array:
+    """Rotations by π, which are signs, as columns of coordinates."""
+    height = space.matrix.shape[0]
+    columns = []
+    for factor in turns:
+        column = np.zeros((height, factor.copies))
+        for t in factor.turned:
+            places = space.places(t.tensor, t.dim)
+            if places is not None:
+                for copy, own in enumerate(t.positions):
+                    column[places[own].ravel(), copy] = 1
+        columns.append(csc_array(column))
+    return canonical(space.segments, csr_array(hstack(columns))) if columns else csc_array((height, 0))

@@ -217,20 +217,20 @@ def blocks(program: Program, kind: Kind) -> list[tuple[Mixed, ...]]:
     single = count == 1
     component[single], sign[single] = basis.indices[basis.indptr[:-1][single]], basis.data[basis.indptr[:-1][single]]
     dead = {int(g) for g in basis.indices[np.repeat(count > 1, count)]}
-    rows: set[tuple[int, ...]] = set()
+    rows: set[tuple[tuple[int, int], ...]] = set()  # generators and how often each occurs
     for term, axes in walk.contracted:
         width = int(np.prod([term.shape[axis] for axis in axes]))
         table = np.moveaxis(term, axes, range(term.ndim - len(axes), term.ndim)).reshape(-1, width)
         for ids in np.unique(table, axis=0):
             alive = component[ids][component[ids] >= 0]
             names, repeats = np.unique(alive, return_counts=True)
-            if len(set(repeats.tolist())) > 1 or len(set(sign[ids][component[ids] >= 0].tolist())) > 1:
+            if len(set(sign[ids][component[ids] >= 0].tolist())) > 1:
                 dead |= set(names.tolist())
-            rows.add(tuple(names.tolist()))
+            rows.add(tuple(zip(names.tolist(), repeats.tolist(), strict=True)))
     member: dict[int, list[Any]] = defaultdict(list)  # what a generator takes part in
     for number, row in enumerate(sorted(rows)):
-        for generator in row:
-            member[generator].append(number)
+        for generator, times in row:
+            member[generator].append((number, times))
     met = set(member)
     tied = first_names(program)
     occurs: dict[int, list[tuple[str, int, int, int]]] = defaultdict(list)

@@ -208,17 +208,31 @@ class ScaleWalk:
                 self.system.equal(sides[0], sides[1])
         return left
 
-    def contract(self, terms: Sequence[Ids], axes: Sequence[int]) -> Terms:
-        """A product summed over some dimensions: the scales along them must cancel; returns the others, same rank."""
+    def contract(self, terms: Sequence[Ids], axes: Sequence[int], open_: bool = False) -> Terms:
+        """A product summed over some dimensions: the scales along them must cancel; returns the others, same rank.
+
+        Args:
+            terms: of all factors, broadcast against each other.
+            axes: what is summed over.
+            open_: terms that depend on other dimensions, too, may leave a term of those (a scale of rows that was made
+                one with that of columns when they were merged).
+        """
         dependent = [term for term in terms if any(term.shape[axis] > 1 for axis in axes) and term.any()]
+        kept = [term for term in terms if not any(term.shape[axis] > 1 for axis in axes)]
         patterns = _maximal([term.shape for term in dependent])
         for pattern in patterns:
             own = [term for term in dependent if _home(term.shape, patterns) == pattern]
             if self.mixes:
                 self._contract_mixed(own, axes)
+                continue
+            shape = np.broadcast_shapes(*(term.shape for term in own))
+            rest = tuple(1 if d in axes else size for d, size in enumerate(shape))
+            if open_ and max(rest) > 1:
+                kept.append(self.system.fresh(rest))
+                self.system.equation((-1, kept[-1]), *((1, term) for term in own))
             else:
                 self.system.equation(*((1, term) for term in own))
-        return [term for term in terms if not any(term.shape[axis] > 1 for axis in axes)]
+        return kept
 
     def _contract_mixed(self, own: list[Ids], axes: Sequence[int]) -> None:
         """Terms pair up: those that see the same part of a merged dimension, then one with what it repeats.

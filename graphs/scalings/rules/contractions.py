@@ -15,7 +15,7 @@ def matrix_product(walk: ScaleWalk, left: Scale, right: Scale) -> Scale:
     walk.separate([*left, *right], range(rank - 2))  # batches of different matrices
     a = [term[..., None] for term in left]  # [*, m, k, 1]
     b = [term[..., None, :, :] for term in right]  # [*, 1, k, n]
-    kept = walk.contract([*a, *b], [rank - 1])
+    kept = walk.contract([*a, *b], [rank - 1], open_=True)
     return [term.squeeze(rank - 1) for term in kept]
 
 
