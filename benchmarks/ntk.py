@@ -3,9 +3,9 @@
 python benchmarks/ntk.py [--json] [--small]
 
 A perceptron 784-512-512-10 and a network of three convolutions with 32 channels on 8 × 8 pixels, full kernel and trace.
-torch.func's Jacobians of 256 samples of the
-perceptron would take 14 GB, so there both sides get 64 samples. Where jax and neural-tangents are installed (it imports on
-jax < 0.6 only) its structured derivatives with vmap_axes=0 under jit are the baseline of four more cases.
+The Jacobians of 256 samples of the perceptron would take 7 GB, and twice that while they are multiplied, so there both
+sides get 32 samples. Where jax and neural-tangents are installed (it imports on jax < 0.6 only) its structured derivatives
+with vmap_axes=0 under jit are the baseline of four more cases, with all 256.
 """
 
 import resource
@@ -25,7 +25,7 @@ from analysis.ntk.empirical import Form, empirical_kernel
 SAMPLES = 6 if small() else 256
 WIDTH, CHANNELS = (12, 4) if small() else (512, 32)
 FEATURES, PIXELS, OUTPUTS = 20 if small() else 784, 8, 10
-FEWER = 64  # samples of the perceptron, against torch.func
+FEWER = 32  # samples of the perceptron, against torch.func
 TOLERANCE = 3e-5  # of the largest entry: float32 sums over 400,000 parameters
 
 

@@ -159,7 +159,7 @@ class Criticality:
                 )  # fmt: skip
         drawing.update_yaxes(type="log")
         drawing.update_xaxes(title_text="layer")
-        return styled(drawing, height=340)
+        return styled(drawing, height=360).update_layout(legend_y=1.12, margin_t=80)
 
 
 def criticality(

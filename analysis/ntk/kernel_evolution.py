@@ -1,7 +1,7 @@
 """How the tangent kernel of the models of a population changes while they are trained.
 
 Lazy training leaves the kernel where it was; feature learning turns it, mostly towards the targets: its alignment with
-them (centred, see `analysis.ntk.regression.alignment`) rises, its effective rank falls.
+them (centred, see `analysis.ntk.regression.alignment`) rises.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class KernelEvolution:
         drawing.update_xaxes(title_text="step", row=1, col=1)
         drawing.update_xaxes(title_text="rank", row=1, col=2)
         drawing.update_yaxes(type="log", tickformat="~g", row=1, col=2)
-        return styled(drawing, height=340)
+        return styled(drawing, height=360).update_layout(legend_y=1.12, margin_t=80)
 
 
 def data_of(population: Population, samples: int, split: str = "test") -> tuple[tuple[Tensor, ...], Tensor]:

@@ -64,7 +64,7 @@ class DepthFluctuations:
                     ), row=1, col=column,
                 )  # fmt: skip
         drawing.update_xaxes(title_text="depth")
-        return styled(drawing, height=340)
+        return styled(drawing, height=360).update_layout(legend_y=1.12, margin_t=80)
 
 
 def depth_fluctuations(

@@ -128,8 +128,8 @@ class SignKernel:
             row=1, col=2,
         )  # fmt: skip
         drawing.update_yaxes(autorange="reversed", row=1, col=1)
-        drawing.update_xaxes(type="log", title_text="r", row=1, col=2)
-        drawing.update_yaxes(type="log", row=1, col=2)
+        drawing.update_xaxes(type="log", dtick=1, title_text="r", row=1, col=2)
+        drawing.update_yaxes(type="log", dtick=1, row=1, col=2)
         return styled(drawing, height=340)
 
 

@@ -121,7 +121,7 @@ class SpectralBias:
             chart.add_scatter(y=finite / finite[1], mode="markers", name=name, marker_color=colour)
             shown = np.where(limit > 1e-14, limit / limit[1], np.nan)
             chart.add_scatter(y=shown, mode="lines", name=f"{name}, infinite", line_color=colour)
-        return chart.update_layout(xaxis_title="frequency", yaxis_title="λ / λ₁", yaxis_type="log")
+        return chart.update_layout(xaxis_title="frequency", yaxis_title="λ / λ₁", yaxis_type="log", yaxis_dtick=1)
 
 
 def spectral_bias(width: int = 4096, points: int = 64, most: int = 12, seed: int = 0) -> SpectralBias:

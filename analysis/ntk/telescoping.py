@@ -66,7 +66,9 @@ class Telescope:
         chart = figure()
         for name, colour in (("telescoping error", CATEGORICAL[0]), ("lazy error", CATEGORICAL[1])):
             chart.add_scatter(x=self.rows["step"], y=self.rows[name], name=name, line_color=colour)
-        return chart.update_layout(xaxis_title="step", yaxis_title="relative error on test inputs", yaxis_type="log")
+        return chart.update_layout(
+            xaxis_title="step", yaxis_title="relative error on test inputs", yaxis_type="log", yaxis_dtick=1
+        )
 
 
 def telescope(
