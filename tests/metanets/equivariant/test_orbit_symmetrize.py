@@ -55,7 +55,7 @@ def test_for_rotations_it_is_the_polar_factor() -> None:
 def test_the_gradient_of_the_minimum_is_exact(name: str) -> None:
     group = GROUPS[name]
     z = torch.eye(group.n, dtype=torch.float64) + 0.3 * torch.randn(
-        2, group.n, group.n, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        1, group.n, group.n, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     assert torch.autograd.gradcheck(lambda z: nearest(z, group)[0], (z.requires_grad_(),), eps=1e-6, atol=1e-5)
 
@@ -82,33 +82,60 @@ def test_any_network_becomes_equivariant_also_with_noise_and_an_outsider_breaks_
     assert all(parameter.grad.abs().sum() > 0 for parameter in features.parameters())
 
 
-def test_the_invariant_mass_is_learned_up_to_boosts() -> None:
+def momentum_pairs(samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two momenta with two spectators, `[samples, 4, 4]`, the same boosted, and the log of the pair's invariant mass."""
     torch.manual_seed(0)
     group = GROUPS["SO+(1,3)"]
-    momenta, masses = torch.randn(1600, 2, 3, dtype=torch.float64), torch.rand(1600, 2, dtype=torch.float64) + 0.5
+    momenta, masses = torch.randn(samples, 2, 3, dtype=torch.float64), torch.rand(samples, 2, dtype=torch.float64) + 0.5
     pair = torch.cat([(momenta.square().sum(2) + masses.square()).sqrt()[..., None], momenta], 2)
     total = pair.sum(1)
-    y = (total @ group.form * total).sum(1).log()
     # two momenta do not span R^4: spectators, which do not matter for the answer, complete the frame
-    x = torch.cat([pair, torch.randn(1600, 2, 4, dtype=torch.float64)], 1)
-    boosted = act_on_vectors(elements(group, 1600, 0.6), x)
+    x = torch.cat([pair, torch.randn(samples, 2, 4, dtype=torch.float64)], 1)
+    return x, act_on_vectors(elements(group, samples, 0.6), x), (total @ group.form * total).sum(1).log()
+
+
+def canonical(x: Tensor) -> Tensor:
+    """Every sample moved by the element nearest to its features."""
+    group = GROUPS["SO+(1,3)"]
+    torch.manual_seed(1)
     features = InvariantMixing(4, group).double()
     with torch.no_grad():
-        canonical, moved = (act_on_vectors(nearest(features(v), group)[0], v) for v in (x, boosted))
+        return act_on_vectors(nearest(features(x), group)[0], x)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+    ).double()
+
+
+def test_boosts_move_hardly_any_symmetrized_prediction() -> None:
+    """Fast twin of the regression: a few samples in a hundred may meet another minimum (see `nearest`)."""
+    x, boosted, _ = momentum_pairs(200)
+    p = network()
+    with torch.no_grad():
+        moved = {
+            kind: ((p(a) - p(b)).abs() > 1e-6).double().mean().item()
+            for kind, (a, b) in {"plain": (x, boosted), "symmetrized": (canonical(x), canonical(boosted))}.items()
+        }
+    assert moved["plain"] > 0.99
+    assert moved["symmetrized"] <= 0.02
+
+
+@pytest.mark.slow
+def test_the_invariant_mass_is_learned_up_to_boosts() -> None:
+    x, boosted, y = momentum_pairs(1600)
     errors = {}
-    for kind, (inputs, other) in {"plain": (x, boosted), "symmetrized": (canonical, moved)}.items():
-        torch.manual_seed(1)
-        network = nn.Sequential(
-            nn.Flatten(), nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
-        )
-        network.double()
-        optimizer = torch.optim.AdamW(network.parameters(), 5e-3, weight_decay=1e-2)
+    for kind, (inputs, other) in {"plain": (x, boosted), "symmetrized": (canonical(x), canonical(boosted))}.items():
+        learner = network()
+        optimizer = torch.optim.AdamW(learner.parameters(), 5e-3, weight_decay=1e-2)
         for _ in range(400):
             optimizer.zero_grad()
-            (network(inputs[:1300])[:, 0] - y[:1300]).square().mean().backward()
+            (learner(inputs[:1300])[:, 0] - y[:1300]).square().mean().backward()
             optimizer.step()
         with torch.no_grad():
-            errors[kind] = [(network(v[1300:])[:, 0] - y[1300:]).square().mean().item() for v in (inputs, other)]
+            errors[kind] = [(learner(v[1300:])[:, 0] - y[1300:]).square().mean().item() for v in (inputs, other)]
     print(errors, 1 - errors["symmetrized"][0] / y[1300:].var().item())
     assert errors["symmetrized"][0] <= 0.1 * y[1300:].var()  # R² of 0.9
     assert errors["symmetrized"][1] <= 1.2 * errors["symmetrized"][0]
