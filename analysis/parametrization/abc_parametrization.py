@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from analysis.analysis import Options, analysis
-from analysis.parametrization.branches import scalable_branches
+from analysis.parametrization.branches import scalable_branches, scaling_tensors
 from analysis.parametrization.schemes import Optimizer, Scheme, scheme
 from analysis.parametrization.widths import (
     BaseTensor,
@@ -29,6 +29,7 @@ from analysis.parametrization.widths import (
     widths_of,
 )
 from analysis.theme import CATEGORICAL, figure
+from graphs.parameter_graph.uses import all_uses
 from graphs.program import Program, trace
 from graphs.subjects import Subject
 from modelzoo.errors import UserError
@@ -140,7 +141,8 @@ def parametrize(
 ) -> Parametrization:  # fmt: skip
     """Put a freshly initialised module into an abc-parametrization.
 
-    Every tensor keeps the directions of its own initialisation and is scaled to root mean square s_0 n^{-(a+b)}.
+    Every tensor keeps the directions of its own initialisation and is scaled to root mean square s_0 n^{-(a+b)}. A tied
+    embedding is an input tensor, and the multiplier of its second use is folded into the gain in front of the output.
 
     Args:
         module: any module that can be traced; it is left as it is.
@@ -166,6 +168,10 @@ def parametrize(
     last = frozenset().union(*(branch.last or frozenset() for branch in branches))
     depth = max(1, len(branches)) / base_depth
     copied = copy.deepcopy(module)
+    multiplier = depth ** -(chosen.branch or 0)
+    multipliers = dict.fromkeys(last, multiplier)
+    for name, factor in _read_outs(program, tensors, chosen).items():
+        multipliers[name] = multipliers.get(name, 1.0) * factor
     rules = []
     for tensor in tensors:
         exponents = chosen[tensor.role]
@@ -175,16 +181,37 @@ def parametrize(
         epsilon = tensor.n**-chosen.gradient_exponent if tensor.role in ("input", "hidden") else 1.0
         if not inner.isdisjoint(tensor.names):
             rate *= depth**-chosen.branch_rate
-        multiplier = depth ** -(chosen.branch or 0)
-        if not last.isdisjoint(tensor.names):
-            own = root_mean_square(copied.get_parameter(tensor.names[0])) if deviation is None else deviation
-            deviation = own * multiplier
-            rate *= multiplier ** (2 if chosen.optimizer == "sgd" else 1)
+        own = [multipliers[name] for name in tensor.names if name in multipliers]
+        if own:
+            given = root_mean_square(copied.get_parameter(tensor.names[0])) if deviation is None else deviation
+            deviation = given * own[0]
+            rate *= own[0] ** (2 if chosen.optimizer == "sgd" else 1)
         elif not inner.isdisjoint(tensor.names):
             epsilon *= multiplier
         rules.append(TensorRule(tensor, deviation, rate, epsilon))
     _initialise(copied, rules)
     return Parametrization(copied, chosen, tuple(rules), len(branches))
+
+
+def _read_outs(program: Program, tensors: Sequence[TensorWidth], chosen: Scheme) -> dict[str, float]:
+    """Multipliers of what tied embeddings read out: the output layer's, for a tensor that trains as an input tensor.
+
+    Raises:
+        UserError: no tensor in front of the output scales what is read out, or it is read elsewhere too.
+    """
+    found: dict[str, float] = {}
+    for tensor in tensors:
+        if tensor.read_out is None:
+            continue
+        gap = chosen["output"].folded(chosen.optimizer)[0] - chosen["input"].folded(chosen.optimizer)[0]
+        scaling, uses = scaling_tensors(program, tensor.read_out), all_uses(program)
+        if not scaling or any(len(uses[program.parameters[name]]) > 1 for name in scaling):
+            raise UserError(
+                f"tensor {tensor.names[0]!r} is tied: it is read as input and as output, and no tensor in front of the output "
+                f"can carry the output's multiplier; put a normalization with a gain there, or untie it."
+            )
+        found |= dict.fromkeys(scaling, tensor.n**-gap)
+    return found
 
 
 def check_scores(base: Program, program: Program, chosen: Scheme) -> None:

@@ -70,6 +70,12 @@ def scalable_branches(program: Program) -> tuple[Branch, ...]:
     return found
 
 
+def scaling_tensors(program: Program, value: int) -> frozenset[str] | None:
+    """Parameters whose common factor is a factor of a value of a program; None if there are none."""
+    walk = _Walk(program)
+    return walk.scaling(value, {each.id for each in program.values if walk.live[each.id]})
+
+
 class _Walk:
     """Ancestors of the values of a program."""
 

@@ -44,6 +44,7 @@ class TensorWidth:
         width: dimensions that grow.
         n: width relative to base: of what it sums over (hidden, output) or of what it produces (input).
         scale: root mean square of the entries at base width; None to leave them as they are.
+        read_out: for an input tensor that is the output tensor as well (a tied embedding), the value it reads out.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class TensorWidth:
     width: frozenset[int]
     n: float
     scale: float | None
+    read_out: int | None = None
 
 
 def base_tensors(module: nn.Module) -> dict[str, BaseTensor]:
@@ -79,7 +81,7 @@ def tensor_widths(
         gain: without a base: a tensor that sums over m entries has standard deviation `gain` / √m at n = 1.
 
     Raises:
-        UserError: the base lacks a tensor, or has one of another rank; a tied tensor has two roles.
+        UserError: the base lacks a tensor, or has one of another rank; a tied tensor has two roles that do not go together.
     """
     program = trace(module, inputs)
     return widths_of(program, base, gain)
@@ -97,12 +99,12 @@ def widths_of(
     found = []
     for value, names in tied.items():
         shape, width = program.values[value].shape, growing[value]
-        role, use = _role(names, uses[value], width)
+        role, use, read_out = _role(names, uses[value], width)
         sizes = base[names[0]].shape if base is not None else tuple(1 if k in width else size for k, size in enumerate(shape))  # fmt: skip
         counted = width & (use.produced if role == "input" else use.contracted) if use else frozenset()
         n = prod(shape[k] for k in counted) / prod(sizes[k] for k in counted)
         scale = _scale(use, sizes, gain) if base is None else base[names[0]].scale
-        found.append(TensorWidth(tuple(names), shape, role, width, n, scale))
+        found.append(TensorWidth(tuple(names), shape, role, width, n, scale, read_out))
     return tuple(found)
 
 
@@ -142,19 +144,26 @@ def _different(
     return found
 
 
-def _role(names: Sequence[str], uses: Sequence[Use], width: frozenset[int]) -> tuple[Role, Use | None]:
-    """The role of a tensor and the use that shows it; raises `UserError` if a tied tensor has two."""
+def _role(names: Sequence[str], uses: Sequence[Use], width: frozenset[int]) -> tuple[Role, Use | None, int | None]:
+    """The role of a tensor, the use that shows it, and what it reads out if it is an output tensor besides.
+
+    Raises:
+        UserError: a tied tensor has two other roles.
+    """
     roles: dict[Role, Use | None] = {}
     for use in uses:
         sums, makes = bool(width & use.contracted), bool(width - use.contracted)
         role: Role = "hidden" if sums and makes else "output" if sums else "input" if makes else "finite"
         roles.setdefault(role, use)
+    out = roles.get("output")
+    if roles.keys() == {"input", "output"} and out is not None:
+        return "input", roles["input"], out.other
     if len(roles) > 1:
         raise UserError(
             f"tensor {names[0]!r} is tied: it is read as {' and as '.join(sorted(roles))}, which scale differently; "
             f"give each place a tensor of its own."
         )
-    return next(iter(roles.items()), ("input" if width else "finite", None))
+    return *next(iter(roles.items()), ("input" if width else "finite", None)), None
 
 
 def _scale(use: Use | None, sizes: Sequence[int], gain: float) -> float | None:

@@ -207,19 +207,35 @@ def test_base_shapes_that_do_not_fit_are_named() -> None:
 
 
 class Tied(nn.Module):
-    """A language model whose embedding is its output layer."""
+    """A language model whose embedding is its output layer, with or without a normalization in front of it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, normalize: bool = True) -> None:
         super().__init__()
         self.embed, self.hidden = nn.Embedding(7, width), nn.Linear(width, width)
+        self.norm = nn.RMSNorm(width) if normalize else nn.Tanh()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return nn.functional.linear(self.hidden(self.embed(tokens)).tanh(), self.embed.weight)
+        return nn.functional.linear(self.norm(self.hidden(self.embed(tokens))), self.embed.weight)
+
+
+TOKENS = torch.zeros(1, 4, dtype=torch.long)
+
+
+def test_tied_embeddings_carry_their_multiplier_in_the_gain() -> None:
+    """The embedding trains as an input tensor; at four times the width the gain in front of the output is a quarter."""
+    for optimizer, rates in (("adam", {"embed.weight": 1, "norm.weight": 1 / 4}), ("sgd", {"embed.weight": 4, "norm.weight": 4 / 16})):  # fmt: skip
+        made = parametrize(Tied(32), (TOKENS,), scheme("mup", optimizer), Tied(8))
+        found = {rule.tensor.names[0]: rule for rule in made.rules}
+        assert found["embed.weight"].tensor.role == "input"
+        assert {name: found[name].rate for name in rates} == pytest.approx(rates)
+        torch.testing.assert_close(made.module.get_parameter("norm.weight"), torch.full((32,), 0.25))
+        untouched = parametrize(Tied(8), (TOKENS,), scheme("mup", optimizer), Tied(8))
+        assert {rule.rate for rule in untouched.rules} == {1}, "control: at base width nothing changes"
 
 
 def test_what_a_scheme_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"'embed\.weight' is tied"):
-        parametrize(Tied(8), (torch.zeros(1, 4, dtype=torch.long),), scheme("mup"), Tied(4))
+        parametrize(Tied(8, False), (TOKENS,), scheme("mup"), Tied(4, False))
     with pytest.raises(UserError, match="one hidden layer"):
         parametrize(mlp(8), (X,), scheme("mean_field"))
     tokens = torch.randn(2, 3, 6)
