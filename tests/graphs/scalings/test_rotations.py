@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphs import SymmetryGroup, canonicalize, completeness, symmetry
 from graphs.scalings.constant_maps import imaginary_unit
 from graphs.scalings.rotations import RotationFactor
+from modelzoo.families.attention.causal_lm import CausalLM, CausalLMConfig
 
 Turn = Callable[[Tensor], Tensor]
 
@@ -113,6 +114,20 @@ def test_the_rotations_are_what_is_hidden_without_them() -> None:
     group, (rotation,), inputs = inferred(module)
     without = replace(group, factors=tuple(f for f in group.factors if f is not rotation))
     assert completeness(without, module, inputs).hidden == rotation.copies == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [1, 2])
+def test_the_group_of_a_rotary_language_model_is_complete(keys: int) -> None:
+    torch.manual_seed(0)
+    config = CausalLMConfig(vocabulary=11, length=6, width=8, heads=2, key_value_heads=keys, hidden=5, layers=1)
+    module, inputs = CausalLM(config), (torch.randint(0, 11, (24, 6)),)
+    for part in module.modules():
+        if isinstance(part, nn.RMSNorm):
+            part.eps = 1e-6  # with none, the common scale of embedding and outputs would be divided out
+    group = symmetry(module, inputs)
+    assert [f.kind for f in group.factors if isinstance(f, RotationFactor)] == [f"U(1)^{2 * keys}"]
+    assert completeness(group, module, inputs).hidden == 0
 
 
 def test_features_that_are_not_turned_keep_their_matrices() -> None:
