@@ -22,9 +22,8 @@ registered analysis at its `tiny` options on `example`.
 """
 
 import importlib
-import json
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -152,21 +151,3 @@ def find(name: str) -> Analysis:
     if name not in known:
         raise UnknownNameError("analysis", name, known, "metazoo analyze")
     return known[name]
-
-
-def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Options written as `key=value`; a value is JSON (`3`, `[1, 2]`, `true`) or else text.
-
-    Raises:
-        UserError: a pair has no equals sign.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"option {pair!r} has no value; write --set {pair}=VALUE.", 2)
-        try:
-            found[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
-            found[key.strip()] = text
-    return found

@@ -3,7 +3,6 @@
 Written `NAME[,field=value…][+AUGMENTATION[=strength]…]`: `nfn,neurons=all`, `flat_mlp+permutation+noise=0.2`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from metanets.baseline import Baseline, baselines
 from metanets.metanet import Metanet, metanets
 from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.key_values import read_key_values
 
 DEFAULTS = ("flat_mlp+permutation",)  # beside every metanet and every baseline
 
@@ -44,24 +44,13 @@ class Contender:
         known: dict[str, Metanet | Baseline] = {**baselines(), **metanets()}
         if name not in known:
             raise UnknownNameError("metanet or baseline", name, known)
-        subject, fields = known[name], dict(pair(part) for part in pairs)
+        subject, fields = known[name], read_key_values(pairs, "a metanet")
         if isinstance(subject, Baseline):
             if fields or moves:
                 raise UserError(f"baseline {name!r} has no fields and no augmentations, got {text!r}.", 2)
             return cls(text, subject)
         subject.configure({**subject.tiny, **fields})
         return cls(text, subject, fields, dict(strength(part) for part in moves))
-
-
-def pair(text: str) -> tuple[str, Any]:
-    """`key=value` with a JSON value or plain text; raises `UserError` for anything else."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UserError(f"{text!r} is no key=value; write e.g. width=32.", 2)
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def strength(text: str) -> tuple[str, float | None]:

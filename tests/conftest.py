@@ -1,7 +1,11 @@
 """Fixtures that several packages' tests share."""
 
+import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported, which torch may do at any time
 
@@ -11,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from metanets.runs import Run, RunRecord
+from modelzoo import cli
+from modelzoo.console import console, errors
 from modelzoo.store import Population, Zoo
 from modelzoo.training import PopulationConfig, populate
 
@@ -37,6 +43,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(file))
         elif hasattr(item, "callspec"):
             item.add_marker(pytest.mark.xdist_group(f"{file} {item.callspec.id.split('-')[0]}"))
+
+
+class Command(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    error: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def metazoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Command]:
+    """`metazoo(*arguments)` as a shell would call it, on a wide terminal."""
+    for one in (console, errors):
+        monkeypatch.setattr(one, "width", 200)
+
+    def run(*arguments: object) -> Command:
+        monkeypatch.setattr(sys, "argv", ["metazoo", *map(str, arguments)])
+        code = 0
+        capsys.readouterr()
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, error = capsys.readouterr()
+        assert "Traceback" not in error
+        return Command(code, out, error)
+
+    return run
 
 
 @pytest.fixture(scope="session")

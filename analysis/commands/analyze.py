@@ -7,6 +7,7 @@ import typer
 
 from modelzoo.console import console, print_json, print_table
 from modelzoo.errors import UserError
+from modelzoo.key_values import read_key_values
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     ) -> None:
         """Run an analysis and print its table; without a name, list all analyses."""
-        from analysis.analysis import analyses, find, read_options
+        from analysis.analysis import analyses, find
 
         if name is None:
             rows = [
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
             print_table(rows, "analyses", json)
             return
         chosen = find(name)
-        fields = read_options(set_ or ())
+        fields = read_key_values(set_)
         chosen.configure(fields)  # before anything slow
         for path in (plot, csv):
             if path is not None and not path.resolve().parent.is_dir():

@@ -7,6 +7,7 @@ import typer
 
 from modelzoo.console import console, print_json, print_table
 from modelzoo.errors import UserError
+from modelzoo.key_values import read_key_values
 
 
 def register(app: typer.Typer) -> None:
@@ -47,12 +48,12 @@ def register(app: typer.Typer) -> None:
 
         Example: metazoo train demo/zoo digits-cnn --target test_accuracy
         """
-        from metanets.contender import pair, strength
+        from metanets.contender import strength
         from metanets.training import TrainingConfig, evaluate
         from metanets.training import train as run_training
 
         config = TrainingConfig.read(
-            metanet=metanet, fields=dict(pair(text) for text in set_ or []), target=target, kind=kind, epochs=epochs,
+            metanet=metanet, fields=read_key_values(set_), target=target, kind=kind, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, patience=patience,
             average=average, augment=dict(strength(text) for text in augment_ or []), seed=seed,
         )  # fmt: skip

@@ -1,12 +1,11 @@
 """`metazoo populate`: train a population of models into a zoo."""
 
-import json as json_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from modelzoo.console import console, print_json, print_table
-from modelzoo.errors import UserError
+from modelzoo.key_values import read_key_values
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +41,7 @@ def register(app: typer.Typer) -> None:
         from modelzoo.training import populate as run
 
         config = PopulationConfig.read(
-            family=family, family_config=dict(_pair(text) for text in set_ or []), task=task, models=models, seed=seed,
+            family=family, family_config=read_key_values(set_), task=task, models=models, seed=seed,
             steps=steps, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
             weight_decay=weight_decay, gradient_clip=gradient_clip, data_fraction=data_fraction, init_scale=init_scale,
             checkpoint_every=checkpoint_every, metric_every=metric_every, block=block, tiny=tiny,
@@ -67,13 +66,3 @@ def register(app: typer.Typer) -> None:
         else:
             print_table([summary], f"populated {zoo}")
             console.print(f"look at it: metazoo show {zoo} {population.name}", highlight=False, markup=False)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set takes key=value, got {text!r}.", 2)
-    try:
-        return key, json_module.loads(value)
-    except json_module.JSONDecodeError:
-        return key, value

@@ -1,14 +1,12 @@
 """`metazoo symmetry`, through the entry point that a shell calls."""
 
 import json
-import sys
+from functools import partial
 from typing import Any
 
 import pytest
 from torch import nn
 
-from modelzoo import cli
-from modelzoo.console import console, errors
 from modelzoo.store import Zoo
 
 HERE = "tests.graphs.test_symmetry_command"
@@ -28,21 +26,8 @@ def no_module() -> int:
 
 
 @pytest.fixture
-def symmetry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        for one in (console, errors):
-            monkeypatch.setattr(one, "width", 200)
-        monkeypatch.setattr(sys, "argv", ["metazoo", "symmetry", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return run
+def symmetry(metazoo: Any) -> Any:
+    return partial(metazoo, "symmetry")
 
 
 def test_a_callable_prints_its_table_the_verdict_and_completeness(symmetry: Any) -> None:

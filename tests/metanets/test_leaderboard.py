@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +18,9 @@ from metanets.training import TrainingConfig, WeightData, predictor_of, train
 from metanets.training.cost import step_cost
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
-from tests.metanets.commands.test_commands import Metazoo, metazoo  # noqa: F401 (a fixture)
+from tests.conftest import Command
 
+Metazoo = Callable[..., Command]
 FEW = {"epochs": 1, "batch_size": 64}
 THREE = ("graph_metanet", "flat_mlp+permutation", "weight_statistics")
 
@@ -100,7 +102,7 @@ def test_contenders_are_read_and_refused_in_one_sentence() -> None:
     for text, said in (
         ("graph_metane", "did you mean 'graph_metanet'?"),
         ("nfn,widht=3", "did you mean 'width'?"),
-        ("nfn,width", "no key=value"),
+        ("nfn,width", "takes key=value"),
         ("nfn,width=-1", "'width'"),
         ("weight_statistics+noise", "no augmentations"),
         ("nfn+noise=much", "must be a number"),
@@ -120,7 +122,7 @@ def test_memory_of_a_step_grows_with_the_models_in_it(metanet_zoo: Path, tmp_pat
     assert large.megabytes > held  # a step keeps more than one copy of the weights
 
 
-def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path, metazoo: Metazoo) -> None:  # noqa: F811
+def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path, metazoo: Metazoo) -> None:
     names = [part for name in THREE for part in ("--metanet", name)]
     command = ("leaderboard", metanet_zoo, "mlp", "--target", "test_accuracy", *names, "--seeds", 2,
                "--epochs", 1, "--tiny", "--out", folder)  # fmt: skip
@@ -137,7 +139,7 @@ def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path,
     assert math.isfinite(float(lines[1].split(",")[2]))
 
 
-def test_the_registries_are_listed(metazoo: Metazoo) -> None:  # noqa: F811
+def test_the_registries_are_listed(metazoo: Metazoo) -> None:
     code, out, error = metazoo("metanets", "--json")
     assert code == 0, error
     rows = {row["name"]: row for row in json.loads(out)}
@@ -164,7 +166,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_leaderboard_is_one_sentence(case: str, metanet_zoo: Path, tmp_path: Path, metazoo: Metazoo) -> None:  # noqa: F811
+def test_a_bad_leaderboard_is_one_sentence(case: str, metanet_zoo: Path, tmp_path: Path, metazoo: Metazoo) -> None:
     arguments, said = BAD[case]
     given = [part.format(zoo=metanet_zoo, tmp=tmp_path) for part in arguments]
     code, out, error = metazoo("leaderboard", *given, "--out", tmp_path / "board")

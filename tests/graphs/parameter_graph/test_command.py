@@ -1,39 +1,21 @@
 """`metazoo graph`, through the entry point that a shell calls."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import pytest
 
-from modelzoo import cli
-from modelzoo.console import console, errors
 from modelzoo.family import family, parameter_count
 from modelzoo.store import Zoo
 from modelzoo.task import task
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    for one in (console, errors):
-        monkeypatch.setattr(one, "width", 200)
-    monkeypatch.setattr(sys, "argv", ["metazoo", "graph", *map(str, arguments)])
-    capsys.readouterr()
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    found = capsys.readouterr()
-    return code, found.out, found.err
-
-
 @pytest.fixture
-def graph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+def graph(metazoo: Any) -> Any:
+    return partial(metazoo, "graph")
 
 
 def test_a_family_is_counted_by_kind(graph: Any, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import inspect
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,11 @@ import typer
 from metanets import runs
 from metanets.commands import train as train_command
 from metanets.training import TrainingConfig
-from modelzoo import cli
-from modelzoo.console import console, errors
 from modelzoo.store import Zoo
+from tests.conftest import Command
 
-Metazoo = Callable[..., tuple[int, str, str]]
+Metazoo = Callable[..., Command]
 FAST = ("--target", "test_accuracy", "--epochs", 2, "--batch-size", 16, "--set", "width=8", "--set", "signals=16")
-
-
-@pytest.fixture
-def metazoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Metazoo:
-    """`metazoo(*arguments)`: exit code, standard output and standard error, on a wide terminal."""
-    for one in (console, errors):
-        monkeypatch.setattr(one, "width", 200)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["metazoo", *map(str, arguments)])
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, error = capsys.readouterr()
-        assert "Traceback" not in error
-        return code, out, error
-
-    return run
 
 
 @pytest.fixture
@@ -108,7 +85,7 @@ BAD = {
     "unknown metanet": (["{zoo}", "small_cnn", "--metanet", "graph_metane"], "did you mean 'graph_metanet'?"),
     "unknown field": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--set", "widht=3"], "did you mean 'width'?"),
     "bad field": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--set", "width=-3"], "'width'"),
-    "no field": (["{zoo}", "small_cnn", "--set", "width"], "is no key=value"),
+    "no field": (["{zoo}", "small_cnn", "--set", "width"], "takes key=value"),
     "unknown augmentation": (["{zoo}", "small_cnn", "--augment", "orbits"], "did you mean 'orbit'?"),
     "bad strength": (["{zoo}", "small_cnn", "--augment", "noise=much"], "must be a number, got 'much'"),
     "too strong": (["{zoo}", "small_cnn", "--augment", "dropout=2"], "must be in (0, 0.99], got 2"),

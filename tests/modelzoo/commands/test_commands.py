@@ -1,52 +1,16 @@
 """The ground floor's commands, through the entry point that a shell calls."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from modelzoo import cli
-from modelzoo.console import console, errors
 from modelzoo.family import families
 from modelzoo.store import Zoo
 from modelzoo.task import tasks
+from tests.conftest import Command
 
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    error: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Metazoo = Callable[..., Run]
-
-
-@pytest.fixture
-def metazoo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Metazoo:
-    """`metazoo(*arguments)` as the command would run it, on a wide terminal."""
-    for one in (console, errors):
-        monkeypatch.setattr(one, "width", 200)
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["metazoo", *map(str, arguments)])
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, error = capsys.readouterr()
-        assert "Traceback" not in error
-        return Run(code, out, error)
-
-    return run
+Metazoo = Callable[..., Command]
 
 
 @pytest.fixture(scope="module")
