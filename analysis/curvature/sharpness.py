@@ -152,7 +152,7 @@ class Sharpness:
                 error_y={"array": found.residuals.numpy()}, marker={"color": colour, "size": 8},
                 hovertemplate="λ%{x}: %{y:.5g}<extra></extra>",
             )  # fmt: skip
-        return chart.update_layout(xaxis_title="rank", yaxis_title="eigenvalue")
+        return chart.update_layout(xaxis_title="rank", xaxis_dtick=1, yaxis_title="eigenvalue")
 
 
 def sharpness_of(

@@ -6,7 +6,7 @@ Dooms, Rigg, Oramas and Sharkey, 2024; row S049).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt, prod
 
 import numpy as np
@@ -91,6 +91,7 @@ class QuadraticSpectrum:
         values: `[output, d]`.
         vectors: `[output, d, d]`, the last dimension counts eigenvectors.
         shape: of one input.
+        keep: eigenvectors of every output that go into the table.
     """
 
     constant: Tensor = field(repr=False)
@@ -98,6 +99,7 @@ class QuadraticSpectrum:
     values: Tensor
     vectors: Tensor = field(repr=False)
     shape: tuple[int, ...]
+    keep: int = 10
 
     @property
     def forms(self) -> Tensor:
@@ -154,7 +156,7 @@ class QuadraticSpectrum:
         """One row an output and eigenvalue."""
         return pd.DataFrame([
             {"output": k, "rank": i, "eigenvalue": float(value)}
-            for k, row in enumerate(self.values) for i, value in enumerate(row)
+            for k, row in enumerate(self.values) for i, value in enumerate(row[: self.keep])
         ])  # fmt: skip
 
     def plot(self) -> go.Figure:
@@ -195,6 +197,4 @@ class BilinearEigenvectorsOptions(Options):
 @analysis("bilinear_eigenvectors", of="module", options=BilinearEigenvectorsOptions, example="bilinear_mlp")
 def bilinear_eigenvectors(subject: Subject, options: BilinearEigenvectorsOptions) -> QuadraticSpectrum:
     """Eigenvectors of the quadratic forms that a bilinear network computes, from its weights alone."""
-    found = quadratic_spectrum(subject.module, subject.inputs)
-    keep = options.keep
-    return QuadraticSpectrum(found.constant, found.linear, found.values[:, :keep], found.vectors[..., :keep], found.shape)  # fmt: skip
+    return replace(quadratic_spectrum(subject.module, subject.inputs), keep=options.keep)

@@ -98,8 +98,10 @@ class Stitching:
         chart = figure()
         names = [str(model) for model in self.models]
         for values, prefix in ((self.relative, "relative "), (self.absolute, "absolute ")):
-            chart.add_heatmap(z=values, x=[prefix + name for name in names], y=names, colorscale=SEQUENTIAL, zmin=0, zmax=1)  # fmt: skip
-        return chart.update_layout(xaxis_title="classifier", yaxis_title="encoder", yaxis_autorange="reversed")
+            chart.add_heatmap(z=values, x=[prefix + name for name in names], y=names, colorscale=SEQUENTIAL, zmin=0, zmax=1, showscale=prefix == "relative ")  # fmt: skip
+        return chart.update_layout(
+            xaxis_title="classifier", yaxis_title="encoder", yaxis_autorange="reversed", yaxis_type="category"
+        )
 
 
 def stitch(

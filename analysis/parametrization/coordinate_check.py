@@ -86,7 +86,10 @@ class CoordinateCheck:
                 line={"color": CATEGORICAL[i % len(CATEGORICAL)], "dash": "dash" if self.roles[i] == "output" else "solid"},
                 hovertemplate="width × %{x:g}: %{y:.3g}<extra></extra>",
             )  # fmt: skip
-        return chart.update_layout(xaxis_title="width, relative", yaxis_title="change of activations", xaxis_type="log", yaxis_type="log")  # fmt: skip
+        return chart.update_layout(
+            xaxis_title="width, relative", yaxis_title="change of activations", xaxis_type="log", yaxis_type="log",
+            xaxis_tickvals=self.widths.tolist(),
+        )  # fmt: skip
 
 
 def train(parametrization: Parametrization, losses: Iterator[Loss], steps: int, learning_rate: float) -> list[float]:
