@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.interpretation.pattern_attribution import (
-    Estimator,
-    Explainer,
-    Method,
-    Patch,
-    PatternQuality,
-    pattern_quality,
-    patterns,
-    quality,
-)
+from analysis.interpretation.pattern_attribution import Explainer, Method, PatternQuality, pattern_quality
+from analysis.interpretation.signal_estimators import Estimator, Patch, patterns, quality
 from modelzoo.errors import UserError
 from modelzoo.family import family
 from modelzoo.task import task
