@@ -1,10 +1,13 @@
 """Cached loaders: everything read from a zoo is keyed by its snapshot, so that it is read once and never stale."""
 
+import json
+
 import pandas as pd
 import streamlit as st
 import torch
 from torch import Tensor, nn
 
+from analysis.analysis import Result, find
 from analysis.architecture import Architecture, architecture
 from analysis.curves import TrainingCurves, training_curves
 from analysis.embedding import EmbeddingMap, Method, embedding_map
@@ -17,6 +20,7 @@ from analysis.symmetry.orbit import OrbitPath, Walker
 from analysis.symmetry.table import GroupTable, group_table
 from analysis.weights import WeightHistograms, WeightStatistics, weight_histograms, weight_statistics
 from graphs import GraphStructure, Program, SymmetryGroup, graph_structure, layer_graph, symmetry, trace, verify
+from graphs.subjects import subject
 from metanets.runs import Run, list_runs
 from modelzoo.family import families, resolve
 from modelzoo.store import Population, Version, Zoo
@@ -171,6 +175,19 @@ def group_table_of(group: SymmetryGroup, walker: Walker, seed: int) -> GroupTabl
 def orbit(walker: Walker, factor: str, times: tuple[float, ...]) -> OrbitPath:
     """The errors along a one-parameter subgroup."""
     return walker.path(factor, times)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Running the analysis")
+def analysis_result(
+    name: str, path: str | None, snapshot: str, family: str, tiny: bool, chosen: str, model: int, fields: str
+) -> Result:
+    """An analysis of a family, of a model or of a whole population; `fields` are its options as JSON."""
+    found, options = find(name), json.loads(fields)
+    if found.of == "nothing":
+        return found.run(None, options)
+    if found.of == "population":
+        return found.run(population(str(path), snapshot, chosen), options)
+    return found.run(subject(str(path), f"{chosen}/{model}") if chosen else subject(family, tiny=tiny), options)
 
 
 @st.cache_data(ttl=5, show_spinner="Looking for runs")

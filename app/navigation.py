@@ -10,4 +10,5 @@ def pages() -> dict[str, st.Page]:
         "model": st.Page("views/model.py", title="Model", icon=":material/account_tree:"),
         "metanet": st.Page("views/metanet.py", title="Metanet", icon=":material/scatter_plot:"),
         "symmetry": st.Page("views/symmetry.py", title="Symmetry", icon=":material/swap_calls:"),
+        "analysis": st.Page("views/analysis.py", title="Analysis", icon=":material/query_stats:"),
     }

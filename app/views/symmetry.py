@@ -1,6 +1,6 @@
 """The Symmetry page: the group of a family or a model, its check, and what its elements do to the weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import streamlit as st
@@ -8,31 +8,21 @@ import streamlit as st
 from analysis.symmetry.orbit import Move, Walker
 from analysis.symmetry.table import GroupTable
 from app import data
+from app.choice import Choice, choose_module
 from app.frame import LINKED, PLOTLY, framed
 from app.settings import zoo_path
 from graphs import SymmetryGroup
 from graphs.factors import Factor, PermutationFactor
 from modelzoo.errors import UnknownNameError
 
-FAMILY, MODEL = "Family", "Model of the zoo"
 TIMES = tuple(float(time) for time in np.linspace(-2, 2, 41))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at: a family at its initialisation, or a model of the zoo."""
-
-    family: str = ""
-    tiny: bool = True
-    population: str = ""
-    model: int = 0
 
 
 @framed("Symmetry")
 def page() -> None:
     """Choose a module, read its group, and move its weights along an orbit."""
     st.title("Symmetry")
-    subject = choose()
+    subject = choose_module()
     group, walker = walked(subject)
     st.subheader("The group", anchor=False)
     show_group(data.group_table_of(group, walker, int(st.session_state.get("check", 0))))
@@ -40,33 +30,7 @@ def page() -> None:
     move(group, walker)
 
 
-def choose() -> Subject:
-    """The family or model; raises `UserError` for a name in the link that is not there."""
-    path = zoo_path()
-    asked = st.query_params.get("family")
-    left, middle, right = st.columns([3, 4, 3], gap="medium", vertical_alignment="bottom")
-    with left:
-        of = st.segmented_control("Of", [FAMILY, MODEL] if path else [FAMILY], default=FAMILY, required=True, key="of", **LINKED)  # fmt: skip
-    if of == MODEL and path:
-        snapshot = data.opened(path).snapshot_id
-        with middle:
-            name = st.selectbox("Population", data.opened(path).names(), key="population", **LINKED)
-        population = data.population(path, snapshot, name)
-        with right:
-            model = st.number_input("Model", min_value=0, value=int(population.table.index[0]), step=1, key="model", **LINKED)  # fmt: skip
-        population.positions([int(model)])
-        return Subject(population=name, model=int(model))
-    names = data.family_names()
-    with middle:
-        family = st.selectbox("Family", names, index=names.index("mlp"), key="family", **LINKED)
-    if asked and asked not in names:
-        raise UnknownNameError("family", asked, names, "metazoo families")
-    with right:
-        tiny = st.toggle("Smallest member", value=True, key="tiny", help="The family's config for tests; off: its default config.", **LINKED)  # fmt: skip
-    return Subject(family=family, tiny=tiny)
-
-
-def walked(subject: Subject) -> tuple[SymmetryGroup, Walker]:
+def walked(subject: Choice) -> tuple[SymmetryGroup, Walker]:
     """The group of the subject, and the module ready to be moved."""
     if subject.family:
         return data.family_group(subject.family, subject.tiny)

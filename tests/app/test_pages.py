@@ -11,7 +11,7 @@ from app.settings import RUNS_VARIABLE, ZOO_VARIABLE
 from modelzoo.store import Zoo
 
 MAIN = Path(app.__file__).with_name("main.py")
-PAGES = ("zoo", "model", "metanet", "symmetry")
+PAGES = ("zoo", "model", "metanet", "symmetry", "analysis")
 Opened = Callable[..., AppTest]
 
 
@@ -56,7 +56,8 @@ def test_every_page_says_what_to_do_without_a_zoo(monkeypatch: pytest.MonkeyPatc
     test = at(page)
     assert not test.exception
     assert ends(test, page)
-    assert page == "symmetry" or "metazoo" in test.info[0].value  # families have a group without any zoo
+    # families have a group and a tangent kernel without any zoo
+    assert page in ("symmetry", "analysis") or "metazoo" in test.info[0].value
 
 
 @pytest.mark.parametrize("page", ["zoo", "model", "metanet"])
@@ -229,3 +230,35 @@ def test_symmetry_of_an_unknown_family_is_one_sentence(opened: Opened) -> None:
     test = opened("symmetry", family="siern")
     assert not test.exception
     assert "did you mean 'siren'?" in test.error[0].value
+
+
+@pytest.mark.parametrize(
+    ("query", "columns"),
+    [
+        ({"analysis": "tangent_kernel", "family": "mlp"}, ["parameters", "method"]),
+        ({"analysis": "weight_matching", "population": "siren-digits-inr"}, []),
+        ({"analysis": "exact_permutations"}, []),
+    ],
+)
+def test_an_analysis_runs_when_asked(opened: Opened, query: dict[str, str], columns: list[str]) -> None:
+    """One of a module, one of a population, one of nothing."""
+    test = opened("analysis", **query)
+    assert not test.get("plotly_chart")
+    test.button[0].click().run()
+    assert not test.exception
+    assert not test.error
+    assert test.get("plotly_chart")
+    assert set(columns) <= set(test.dataframe[0].value.columns)
+
+
+def test_an_option_that_does_not_fit_is_one_sentence(opened: Opened) -> None:
+    test = opened("analysis", analysis="weight_matching", population="siren-digits-inr")
+    test.text_input(key="weight_matching seed").set_value("many").run()
+    assert not test.exception
+    assert "'seed'" in test.error[0].value
+
+
+def test_an_unknown_analysis_in_a_link_is_one_sentence(opened: Opened) -> None:
+    test = opened("analysis", analysis="tangent_kernels")
+    assert not test.exception
+    assert "did you mean 'tangent_kernel'?" in test.error[0].value
