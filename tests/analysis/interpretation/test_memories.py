@@ -1,5 +1,7 @@
 """S117: feed-forward memories found in the program, planted ones recognised, and those of a trained language model."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,8 +35,9 @@ WORDS = 6
 TOKENS = torch.stack([(torch.arange(9) + start) % WORDS for start in range(8)])
 
 
-def planted(order: Tensor | None = None) -> Memories:
-    module = Planted(WORDS, order)
+@cache
+def planted(order: tuple[int, ...] = tuple(range(WORDS))) -> Memories:
+    module = Planted(WORDS, torch.tensor(order))
     topics = torch.arange(8) % 2
     return feedforward_memories_of(module, TOKENS, (TOKENS + 1) % WORDS, module.embed.weight, topics=topics, triggers=4)
 
@@ -52,7 +55,7 @@ def test_planted_memories_are_read_off() -> None:
 
 
 def test_the_order_of_memories_does_not_matter() -> None:
-    one, two = planted(), planted(torch.tensor([3, 1, 5, 0, 2, 4]))
+    one, two = planted(), planted((3, 1, 5, 0, 2, 4))
     columns = ["largest", "ngram", "topic", "token", "agrees"]
     assert (
         one.table[columns].sort_values("token").values.tolist()

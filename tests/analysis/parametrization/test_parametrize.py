@@ -328,7 +328,7 @@ def test_wide_linear_networks_follow_the_exact_limit() -> None:
     x = X.double() / 2
     limit = limit_outputs(x, targets[:, 0], 8, 0.3)
     distances = []
-    for width in (256, 4096):
+    for width in (128, 2048):
         program, gaps = trace(nn.Sequential(nn.Linear(6, width, bias=False), nn.Linear(width, 1, bias=False)), (X,)), []
         for seed in range(4):
             torch.manual_seed(seed)
