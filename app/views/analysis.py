@@ -30,7 +30,7 @@ def page() -> None:
     if st.button("Run", icon=":material/play_arrow:", type="primary"):
         st.session_state["asked"] = asked
     if st.session_state.get("asked") != asked:
-        st.info(f"{found.summary} Some analyses train networks and take minutes.", icon=":material/info:")
+        st.info("Press Run; analyses that train networks take minutes.", icon=":material/info:")
         return
     of = (choice.family, choice.tiny, choice.population, choice.model)
     show(data.analysis_result(found.name, zoo_path(), snapshot(), *of, json.dumps(fields)))
