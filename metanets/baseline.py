@@ -3,18 +3,15 @@
 A baseline is one file under `metanets/baselines/` with one registration; the registry walks that folder.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from metanets.metanet import Equivariance
-from modelzoo.errors import UnknownNameError
 from modelzoo.family import Paper
+from modelzoo.registry import Registry
 
 if TYPE_CHECKING:
     from metanets.training.data import WeightData
@@ -42,36 +39,20 @@ class Baseline:
     one_architecture: bool = False
 
 
-_REGISTRY: dict[str, Baseline] = {}
+_REGISTRY = Registry[Baseline]("baseline", "metanets.baselines")
 
 
 def register(baseline: Baseline) -> Baseline:
     """Add a baseline to the registry; raises `ValueError` for a taken name or a wrong file name."""
-    if baseline.name in _REGISTRY:
-        raise ValueError(f"baseline {baseline.name!r} is registered twice")
-    if baseline.fit.__module__.split(".")[-1] != baseline.name:
-        raise ValueError(f"baseline {baseline.name!r} must live in a file of its own name")
-    _REGISTRY[baseline.name] = baseline
+    _REGISTRY.add(baseline.name, baseline, baseline.fit.__module__)
     return baseline
-
-
-@cache
-def _discover() -> None:
-    import metanets.baselines as package
-
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 def baselines() -> dict[str, Baseline]:
     """Every registered baseline by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def baseline(name: str) -> Baseline:
     """The baseline of that name; raises `UserError` with the nearest name when there is none."""
-    known = baselines()
-    if name not in known:
-        raise UnknownNameError("baseline", name, known)
-    return known[name]
+    return _REGISTRY.find(name)

@@ -4,12 +4,9 @@ A metanet is one file under `metanets/networks/` with one registration; the regi
 about equivariance is measured by the tests, with controls: a permutation outside the group must change the embedding.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from metanets.batching import DEPTH_BINS, Models, groups
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Paper
+from modelzoo.registry import Registry
 
 Equivariance = Literal["permutation", "permutation+sign", "permutation+scale", "monomial", "GL", "function", "none"]
 """Permutations; with sign flips; with positive scales; with both; with invertible matrices on inner axes; whatever leaves
@@ -163,39 +161,23 @@ class Metanet:
             return self.module(config)
 
 
-_REGISTRY: dict[str, Metanet] = {}
+_REGISTRY = Registry[Metanet]("metanet", "metanets.networks")
 
 
 def register(metanet: Metanet) -> Metanet:
     """Add a metanet to the registry; raises `ValueError` for a taken name or a wrong file name."""
-    if metanet.name in _REGISTRY:
-        raise ValueError(f"metanet {metanet.name!r} is registered twice")
-    if metanet.config.__module__.split(".")[-1] != metanet.name:
-        raise ValueError(f"metanet {metanet.name!r} must live in a file of its own name")
-    _REGISTRY[metanet.name] = metanet
+    _REGISTRY.add(metanet.name, metanet, metanet.config.__module__)
     return metanet
-
-
-@cache
-def _discover() -> None:
-    import metanets.networks as package
-
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 def metanets() -> dict[str, Metanet]:
     """Every registered metanet by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def metanet(name: str) -> Metanet:
     """The metanet of that name; raises `UserError` with the nearest name when there is none."""
-    known = metanets()
-    if name not in known:
-        raise UnknownNameError("metanet", name, known)
-    return known[name]
+    return _REGISTRY.find(name)
 
 
 def implemented_papers() -> dict[str, list[str]]:

@@ -5,11 +5,8 @@ by the same tests (`tests/test_sweep.py`): it trains past its task's trivial bas
 is traced to a program whose inferred symmetry leaves its function unchanged, and is embedded by a metanet.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -17,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.registry import Registry
 from modelzoo.task import Kind, Task, TaskData
 
 GROUPS = (
@@ -165,43 +163,27 @@ class Family:
             return self.module(config)
 
 
-_REGISTRY: dict[str, Family] = {}
+_REGISTRY = Registry[Family]("family", "modelzoo.families", "metazoo families")
 
 
 def register(family: Family) -> Family:
     """Add a family to the registry; raises `ValueError` for a taken name, a wrong folder or file, or missing docs."""
-    if family.name in _REGISTRY:
-        raise ValueError(f"family {family.name!r} is registered twice")
     if family.group not in GROUPS:
         raise ValueError(f"family {family.name!r} lives in {family.group!r}; the groups are {', '.join(GROUPS)}")
-    if family.config.__module__.split(".")[-1] != family.name:
-        raise ValueError(f"family {family.name!r} must live in a file of its own name")
     if not family.module.__doc__:
         raise ValueError(f"family {family.name!r} has no docstring")
-    _REGISTRY[family.name] = family
+    _REGISTRY.add(family.name, family, family.config.__module__)
     return family
-
-
-@cache
-def _discover() -> None:
-    import modelzoo.families as package
-
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 def families() -> dict[str, Family]:
     """Every registered family by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def family(name: str) -> Family:
     """The family of that name; raises `UserError` with the nearest name when there is none."""
-    known = families()
-    if name not in known:
-        raise UnknownNameError("family", name, known, "metazoo families")
-    return known[name]
+    return _REGISTRY.find(name)
 
 
 def resolve(name: str) -> tuple[Family, dict[str, Any]]:

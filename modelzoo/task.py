@@ -10,8 +10,6 @@ a whole population can be trained on it in lock-step:
   instance (an implicit neural representation of one image); `instance_labels` and `instance_split` go to the zoo.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modelzoo.errors import UnknownNameError
+from modelzoo.registry import Registry
 
 Kind = Literal[
     "vector",  # [features] float
@@ -151,23 +149,13 @@ class Task:
         return (gain if self.higher_is_better else -gain) > margin
 
 
-_REGISTRY: dict[str, Task] = {}
+_REGISTRY = Registry[Task]("task", "modelzoo.tasks", "metazoo tasks")
 
 
 def register(task: Task) -> Task:
     """Add a task to the registry; raises `ValueError` for a name that is taken."""
-    if task.name in _REGISTRY:
-        raise ValueError(f"task {task.name!r} is registered twice")
-    _REGISTRY[task.name] = task
+    _REGISTRY.add(task.name, task)
     return task
-
-
-@cache
-def _discover() -> None:
-    import modelzoo.tasks as package
-
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 @cache
@@ -179,13 +167,9 @@ def _loaded(name: str) -> TaskData:
 
 def tasks() -> dict[str, Task]:
     """Every registered task by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def task(name: str) -> Task:
     """The task of that name; raises `UserError` with the nearest name when there is none."""
-    known = tasks()
-    if name not in known:
-        raise UnknownNameError("task", name, known, "metazoo tasks")
-    return known[name]
+    return _REGISTRY.find(name)

@@ -4,12 +4,9 @@ A hypernetwork is one file under `metanets/hyper/` with one registration; the re
 any module: it is called through `torch.func.functional_call` with generated parameters, many targets at once by vmap.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from metanets.hyper.target import Parameters, Problem, Target
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import FamilyConfig, Paper, Recipe
+from modelzoo.registry import Registry
 
 Report = Callable[[int, float], None]  # (step, loss)
 
@@ -145,39 +143,23 @@ class Hypernetwork:
             return self.module(target, config)
 
 
-_REGISTRY: dict[str, Hypernetwork] = {}
+_REGISTRY = Registry[Hypernetwork]("hypernetwork", "metanets.hyper")
 
 
 def register(hypernetwork: Hypernetwork) -> Hypernetwork:
     """Add a hypernetwork to the registry; raises `ValueError` for a taken name or a wrong file name."""
-    if hypernetwork.name in _REGISTRY:
-        raise ValueError(f"hypernetwork {hypernetwork.name!r} is registered twice")
-    if hypernetwork.config.__module__.split(".")[-1] != hypernetwork.name:
-        raise ValueError(f"hypernetwork {hypernetwork.name!r} must live in a file of its own name")
-    _REGISTRY[hypernetwork.name] = hypernetwork
+    _REGISTRY.add(hypernetwork.name, hypernetwork, hypernetwork.config.__module__)
     return hypernetwork
-
-
-@cache
-def _discover() -> None:
-    import metanets.hyper as package
-
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 def hypernetworks() -> dict[str, Hypernetwork]:
     """Every registered hypernetwork by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def hypernetwork(name: str) -> Hypernetwork:
     """The hypernetwork of that name; raises `UserError` with the nearest name when there is none."""
-    known = hypernetworks()
-    if name not in known:
-        raise UnknownNameError("hypernetwork", name, known)
-    return known[name]
+    return _REGISTRY.find(name)
 
 
 def implemented_papers() -> dict[str, list[str]]:

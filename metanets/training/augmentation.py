@@ -5,11 +5,8 @@ function, those that leave the label, and mixtures. An augmentation is registere
 `metanets/training/augmentations/`; the registry walks that folder, and `metazoo train --augment NAME` finds it.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 import torch
@@ -17,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanets.batching import Topology
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.errors import UserError
 from modelzoo.family import Paper
+from modelzoo.registry import Registry
 
 Keeps = Literal["function", "label", "mixture"]
 """What stays: the models' functions; their targets; neither, targets are mixed as the weights are."""
@@ -101,37 +99,23 @@ class Augmentation:
 
 
 PAPER = Paper("Data Augmentations in Deep Weight Spaces", "Shamsian et al.", 2023, "S171")
-_REGISTRY: dict[str, Augmentation] = {}
+_REGISTRY = Registry[Augmentation]("augmentation", "metanets.training.augmentations")
 
 
 def register(augmentation: Augmentation) -> Augmentation:
     """Add an augmentation to the registry; raises `ValueError` for a taken name."""
-    if augmentation.name in _REGISTRY:
-        raise ValueError(f"augmentation {augmentation.name!r} is registered twice")
-    _REGISTRY[augmentation.name] = augmentation
+    _REGISTRY.add(augmentation.name, augmentation)
     return augmentation
-
-
-@cache
-def _discover() -> None:
-    import metanets.training.augmentations as package
-
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
 
 
 def augmentations() -> dict[str, Augmentation]:
     """Every registered augmentation by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def augmentation(name: str) -> Augmentation:
     """The augmentation of that name; raises `UserError` with the nearest name when there is none."""
-    known = augmentations()
-    if name not in known:
-        raise UnknownNameError("augmentation", name, known)
-    return known[name]
+    return _REGISTRY.find(name)
 
 
 def strengths(given: Mapping[str, float | None]) -> dict[str, float]:
