@@ -32,8 +32,8 @@ class PeriodFactor(TranslationFactor):
     """
 
     def __init__(self, name: str, leaf: Leaf, period: float, shifts: Shifts) -> None:
-        super().__init__(name, leaf, (), None, [], shifts)
-        self.step, self.dimension = period, 0
+        super().__init__(name, leaf, (), None, [], shifts, period)
+        self.dimension = 0
         self.kind = "Z" + (f"^{self.count}" if self.count > 1 else "")
 
     def sample(self, generator: torch.Generator, scale: float = 1.0, models: int | None = None) -> Tensor:

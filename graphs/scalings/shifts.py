@@ -23,11 +23,11 @@ from graphs.scalings.leaves import MOVES, Carried, Leaf, Sink, random_tensor, wh
 
 # Affine in each tensor argument: they carry a shift on. Sums may cancel one.
 SUMS = frozenset(f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack"))
-AFFINE = MOVES | SUMS | frozenset(
+AFFINE = MOVES | SUMS | {BATCH_NORM} | frozenset(
     f"aten.{name}" for name in (
         "tril", "triu",
         "mul", "neg", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "convolution", "embedding", "sum", "mean", "cumsum",
-        "_native_batch_norm_legit_no_training", "index_select", "gather", "index", "avg_pool1d", "avg_pool2d",
+        "index_select", "gather", "index", "avg_pool1d", "avg_pool2d",
         "_adaptive_avg_pool2d", "complex", "real", "imag", "view_as_real", "view_as_complex", "constant_pad_nd",
         "_to_copy", "_fft_r2c", "_fft_c2r", "_fft_c2c", "index_add", "scatter_add", "div",
     )
@@ -43,10 +43,10 @@ PARTIAL = frozenset(("aten.real", "aten.imag", "aten._fft_c2r"))  # they read on
 TRIANGLES = frozenset(("aten.tril", "aten.triu"))  # they read only some entries,
 MASKS = frozenset(("aten.mul", "aten.where"))  # and these do where they meet constants
 BIAS = {"aten.addmm": 0, "aten.baddbmm": 0, "aten.convolution": 2, "aten.native_layer_norm": 3, "aten.native_group_norm": 2,
-        "aten._native_batch_norm_legit_no_training": 2}  # fmt: skip
+        BATCH_NORM: 2}  # fmt: skip
 PRODUCTS = {"aten.mul": (0, 1), "aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.mv": (0, 1), "aten.dot": (0, 1),
             "aten.addmm": (1, 2), "aten.baddbmm": (1, 2), "aten.convolution": (0, 1),
-            "aten._native_batch_norm_legit_no_training": (0, 1, 3)}  # fmt: skip
+            BATCH_NORM: (0, 1, 3)}  # fmt: skip
 TOLERANCE = 1e-9
 ROWS = 16  # of an embedding
 
@@ -119,9 +119,7 @@ class Shifts:
     def tensors(self) -> dict[str, Tensor]:
         """Random tensors, variances positive."""
         generator = torch.Generator().manual_seed(self.seed)
-        variances = {
-            op.arguments[4].value for op in self.program.ops if op.name == "aten._native_batch_norm_legit_no_training"
-        }
+        variances = {op.arguments[4].value for op in self.program.ops if op.name == BATCH_NORM}
         found: dict[str, Tensor] = {}
         for names in self.tied.values():
             value = self.program.values[self.program.tensors[names[0]]]
@@ -174,6 +172,17 @@ class Shifts:
     def users(self) -> tuple[tuple[int, ...], ...]:
         """For every value the operators that read it."""
         return self.program.users()
+
+    @cached_property
+    def group_norms(self) -> dict[int, set[int]]:
+        """Numbers of groups that group norms take channels in, by the number of channels; several channels a group."""
+        found: dict[int, set[int]] = {}
+        for op in self.program.ops:
+            if op.name == "aten.native_group_norm":
+                channels, groups = self.program.values[op.inputs[0]].shape[1], op.arguments[6]
+                if 1 < groups < channels:
+                    found.setdefault(channels, set()).add(groups)
+        return found
 
     @cached_property
     def leaves(self) -> list[Leaf]:
@@ -234,7 +243,7 @@ class Shifts:
             bias = op.argument(BIAS[op.name], "bias")
             if op.name == "aten.native_group_norm" or not isinstance(bias, Reference) or op.outputs[0] != value:
                 return []
-            tail = [1] * (len(shape) - 2) if op.name in ("aten.convolution", "aten._native_batch_norm_legit_no_training") else []  # fmt: skip
+            tail = [1] * (len(shape) - 2) if op.name in ("aten.convolution", BATCH_NORM) else []  # fmt: skip
             return [
                 Carried(each.leaf, each.where.reshape(*each.where.shape, *tail).expand(shape))
                 for each in self.carried(bias.value)

@@ -36,16 +36,14 @@ class TranslationFactor(Factor):
         gain: a tensor by which the shift is divided along the first of these dimensions.
         sinks: the biases that take the shift back, in the order in which they are met.
         shifts: the program and one run of it: what depends on the inputs is taken from there, the result does not.
-
-    `step` is the shift of one unit of the parameters; imaginary for imaginary parts.
+        step: the shift of one unit of the parameters; imaginary for imaginary parts.
     """
 
-    step: complex = 1.0
-
     def __init__(
-        self, name: str, leaf: Leaf, common: tuple[int, ...], gain: str | None, sinks: list[Sink], shifts: Shifts
-    ) -> None:
-        self.name, self.leaf, self.common, self.gain = name, leaf, common, gain
+        self, name: str, leaf: Leaf, common: tuple[int, ...], gain: str | None, sinks: list[Sink], shifts: Shifts,
+        step: complex = 1.0,
+    ) -> None:  # fmt: skip
+        self.name, self.leaf, self.common, self.gain, self.step = name, leaf, common, gain, step
         self.sinks, self.shifts = tuple(sinks), shifts
         self.shape = tuple(1 if d in common else size for d, size in enumerate(leaf.shape))
         self.count = self.dimension = int(torch.Size(self.shape).numel())
@@ -295,19 +293,13 @@ def _gains(shifts: Shifts, leaf: Leaf) -> list[str]:
 
 def _blocks(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     """A bias of as many channels as a group norm normalizes in groups, as `[group, channel of it]`."""
-    program = shifts.program
-    found = set()
-    for op in program.ops:
-        if op.name == "aten.native_group_norm" and sum(size > 1 for size in leaf.shape) == 1:
-            channels, groups = program.values[op.inputs[0]].shape[1], op.arguments[6]
-            if 1 < groups < channels == math.prod(leaf.shape):
-                found.add(groups)
+    size = math.prod(leaf.shape)
+    if size not in shifts.group_norms or max(leaf.shape) < size:
+        return []
     entries = leaf.positions.flatten()
     return [
-        Leaf(
-            leaf.tensor, leaf.value, leaf.source, (groups, len(entries) // groups), entries=entries.reshape(groups, -1)
-        )
-        for groups in sorted(found, reverse=True)
+        Leaf(leaf.tensor, leaf.value, leaf.source, (groups, size // groups), entries=entries.reshape(groups, -1))
+        for groups in sorted(shifts.group_norms[size], reverse=True)
     ]
 
 

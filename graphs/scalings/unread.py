@@ -38,9 +38,7 @@ def unread(context: Context) -> Sequence[Factor]:
             leaf = Leaf(name, value, program.values[value].shape, (len(entries),), entries=entries)
             shift = torch.randn(len(entries), generator=generator, dtype=torch.float64) * step
             if shifts.follow(leaf, shift, lambda tensor: False) is not None:
-                factor = TranslationFactor(f"unread {part}{name}", leaf, (), None, [], shifts)
-                factor.step = step
-                found.append(factor)
+                found.append(TranslationFactor(f"unread {part}{name}", leaf, (), None, [], shifts, step))
     return found
 
 
