@@ -21,18 +21,19 @@ tensors and modules. The registry walks the folder, `metazoo analyze` lists what
 registered analysis at its `tiny` options on `example`.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
-from functools import cache
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import plotly.graph_objects as go
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.registry import Registry
+
+if TYPE_CHECKING:
+    from modelzoo.store import Population
 
 SubjectKind = Literal["nothing", "module", "population"]
 
@@ -52,6 +53,16 @@ class Options(BaseModel):
     """Base of the options of an analysis: frozen, unknown keys refused; every field has a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelOptions(Options):
+    """Base of the options of an analysis of one model of a population, by id; without one it is the first."""
+
+    model: int | None = None
+
+    def row(self, population: "Population") -> int:
+        """The row of the model in the population; raises `UserError` for an id that is not there."""
+        return 0 if self.model is None else int(population.positions([self.model])[0])
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class Analysis:
         return found
 
 
-_REGISTRY: dict[str, Analysis] = {}
+_REGISTRY = Registry[Analysis]("analysis", "analysis", "metazoo analyze")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -119,35 +130,19 @@ def analysis(
     """
 
     def register(function: Function) -> Function:
-        if name in _REGISTRY:
-            raise ValueError(f"analysis {name!r} is registered twice")
-        if function.__module__.split(".")[-1] != name:
-            raise ValueError(f"analysis {name!r} must live in a file of its own name")
         if not function.__doc__:
             raise ValueError(f"analysis {name!r} has no docstring")
-        _REGISTRY[name] = Analysis(name, of, function, options, tiny or {}, example)
+        _REGISTRY.add(name, Analysis(name, of, function, options, tiny or {}, example), function.__module__)
         return function
 
     return register
 
 
-@cache
-def _discover() -> None:
-    import analysis as package
-
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(info.name)
-
-
 def analyses() -> dict[str, Analysis]:
     """Every registered analysis by name, sorted."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def find(name: str) -> Analysis:
     """The analysis of that name; raises `UserError` with the nearest name when there is none."""
-    known = analyses()
-    if name not in known:
-        raise UnknownNameError("analysis", name, known, "metazoo analyze")
-    return known[name]
+    return _REGISTRY.find(name)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from analysis.theme import CATEGORICAL, FOCUS, INK, MUTED
@@ -61,6 +62,11 @@ def describe_zoo() -> str:
         return f"{path} · snapshot {opened(path).snapshot_id}"
     except UserError:
         return path
+
+
+def number_columns(table: pd.DataFrame) -> dict[str, Any]:
+    """Column configurations that show four digits of every real number."""
+    return {str(name): st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype.kind == "f"}  # fmt: skip
 
 
 def need_zoo() -> str | None:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from analysis.analysis import Options, analysis
+from analysis.analysis import ModelOptions, analysis
 from analysis.curvature.operators import KINDS, OPERATORS, Kind, Problem, ggn_diagonal, problem
 from analysis.curvature.spectrum import Eigenvalues, Trace, hutchinson, lanczos
 from analysis.theme import CATEGORICAL, figure
@@ -177,10 +177,9 @@ def sharpness_of(
     return Sharpness(of.size, float(of.value(of.parameters)), tops, bottom, traces, orbit)
 
 
-class SharpnessOptions(Options):
+class SharpnessOptions(ModelOptions):
     """Which model, on how many training samples, and how precisely."""
 
-    model: int | None = None
     samples: int = Field(256, ge=1)
     count: int = Field(3, ge=1)
     tolerance: float = Field(1e-6, gt=0)
@@ -195,7 +194,7 @@ def sharpness(population: Population, options: SharpnessOptions) -> Sharpness:
     task = population.task
     if task.sampling == "full":
         raise UserError(f"curvature is a mean over samples, task {task.name!r} has one input only; choose another population.")  # fmt: skip
-    row = 0 if options.model is None else int(population.positions([options.model])[0])
+    row = options.row(population)
     split: tuple[Sequence[Tensor], Tensor] = (task.data().train.inputs, task.data().train.targets)
     inputs, targets = tuple(x[: options.samples] for x in split[0]), split[1][: options.samples]
     group = symmetry(population.template(), population.example_inputs(), verify=False)

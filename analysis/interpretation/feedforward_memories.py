@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from analysis.activations import activations, contracting_uses, tensors_of
-from analysis.analysis import Options, analysis
+from analysis.analysis import ModelOptions, analysis
 from analysis.parametrization.branches import residual_branches
 from analysis.theme import CATEGORICAL, figure
 from graphs.parameter_graph.vocabulary import op_family
@@ -191,10 +191,9 @@ def feedforward_memories_of(
     return Memories(names, pd.DataFrame(rows), np.array(novel), np.array(settled), 1 / len(embedding), triggers)
 
 
-class FeedforwardMemoriesOptions(Options):
+class FeedforwardMemoriesOptions(ModelOptions):
     """Which model, on how many test sequences, and how many triggers of a memory are looked at."""
 
-    model: int | None = None
     sequences: int = Field(64, ge=2)
     triggers: int = Field(10, ge=2)
 
@@ -208,7 +207,7 @@ class FeedforwardMemoriesOptions(Options):
 )
 def feedforward_memories(population: Population, options: FeedforwardMemoriesOptions) -> Memories:
     """What the feed-forward memories of a language model respond to and promote, by layer."""
-    row = 0 if options.model is None else int(population.positions([options.model])[0])
+    row = options.row(population)
     task, module = population.task, population.module(row)
     embed = getattr(module, "embed", None)
     if task.targets.kind != "tokens" or not isinstance(embed, nn.Embedding):

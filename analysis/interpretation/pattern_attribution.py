@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.analysis import Options, analysis
+from analysis.analysis import ModelOptions, analysis
 from analysis.interpretation.signal_estimators import Estimator, patches, patterns, quality
 from analysis.theme import CATEGORICAL, figure
 from graphs.program import evaluation_mode
@@ -248,10 +248,9 @@ def pattern_quality(module: nn.Module, train: Tensor, test: Tensor, neurons: int
     return PatternQuality(tuple(seen), estimators, values, ("random", *methods), np.array(curves), explainer)
 
 
-class PatternAttributionOptions(Options):
+class PatternAttributionOptions(ModelOptions):
     """Which model, and how many training and test samples."""
 
-    model: int | None = None
     samples: int = Field(1000, ge=10)
     test: int = Field(200, ge=2)
 
@@ -268,6 +267,6 @@ def pattern_attribution(population: Population, options: PatternAttributionOptio
     task = population.task
     if task.inputs.kind not in ("image", "vector") or task.targets.kind != "classes":
         raise UserError(f"attribution needs classified images or vectors, task {task.name!r} has {task.inputs}; choose another population.")  # fmt: skip
-    row = 0 if options.model is None else int(population.positions([options.model])[0])
+    row = options.row(population)
     data = task.data()
     return pattern_quality(population.module(row), data.train.inputs[0][: options.samples], data.test.inputs[0][: options.test])  # fmt: skip

@@ -18,7 +18,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from analysis.activations import activations, tensors_of
-from analysis.analysis import Options, analysis
+from analysis.analysis import ModelOptions, analysis
 from analysis.parametrization.branches import residual_branches
 from analysis.theme import CATEGORICAL, figure
 from graphs.program import Program, trace
@@ -201,16 +201,15 @@ def position_context_of(
     return PositionContext(tuple(stream), tuple(decompose(found[name]) for name in stream), topics)
 
 
-class PositionContextOptions(Options):
+class PositionContextOptions(ModelOptions):
     """Which model, and on how many test sequences."""
 
-    model: int | None = None
     contexts: int = Field(64, ge=2)
 
 
 @analysis("position_context", of="population", options=PositionContextOptions, tiny={"contexts": 8}, example="causal_lm")  # fmt: skip
 def position_context(population: Population, options: PositionContextOptions) -> PositionContext:
     """How much of a sequence model's hidden states is position, context, or both together."""
-    row = 0 if options.model is None else int(population.positions([options.model])[0])
+    row = options.row(population)
     inputs, module = population.example_inputs(options.contexts), population.module(row)
     return position_context_of(trace(module, inputs), tensors_of(module), inputs)

@@ -8,7 +8,7 @@ import streamlit as st
 from analysis.analysis import Analysis, Result, analyses, find
 from app import data
 from app.choice import Choice, choose_module
-from app.frame import LINKED, PLOTLY, framed, need_zoo
+from app.frame import LINKED, PLOTLY, framed, need_zoo, number_columns
 from app.settings import zoo_path
 from modelzoo.errors import UnknownNameError
 from modelzoo.key_values import read_key_values
@@ -94,8 +94,7 @@ def show(result: Result) -> None:
         st.success(sentence, icon=":material/insights:")
     st.plotly_chart(result.plot(), key="picture", theme=None, config=PLOTLY)
     frame = result.to_frame()
-    numbers = {name: st.column_config.NumberColumn(format="%.4g") for name in frame.columns if frame[name].dtype.kind == "f"}  # fmt: skip
-    st.dataframe(frame, key="numbers", hide_index=True, column_config=numbers)
+    st.dataframe(frame, key="numbers", hide_index=True, column_config=number_columns(frame))
 
 
 if __name__ == "__main__":  # Streamlit runs a page as a script

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis.embedding import METHODS
 from analysis.predictions import SPLITS, model_names, run_metrics, run_table
 from app import data
-from app.frame import LINKED, PLOTLY, framed, link_to_model
+from app.frame import LINKED, PLOTLY, framed, link_to_model, number_columns
 from app.settings import runs_path, zoo_path
 from metanets.runs import Run
 from modelzoo.errors import UnknownNameError
@@ -38,8 +38,7 @@ def page() -> None:
         f"{record.parameters:,} parameters · {record.seconds:.0f} s · zoo {record.zoo} at snapshot {record.snapshot}"
     )
     table = run_metrics(run)
-    numbers = {name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if table[name].dtype.kind == "f"}  # fmt: skip
-    st.dataframe(table, key="metrics", hide_index=True, column_config=numbers)
+    st.dataframe(table, key="metrics", hide_index=True, column_config=number_columns(table))
     if len(found) > 1:
         with st.expander(f"All {len(found)} runs", icon=":material/table_rows:"):
             st.dataframe(run_table(found), key="runs", hide_index=True)

@@ -48,9 +48,9 @@ def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
 
-def unigram(data: TaskData) -> float:
-    """Bits per character when every character is guessed by its frequency in the training text, one count added."""
-    counts = data.train.targets.flatten().bincount(minlength=VOCABULARY) + 1.0
+def unigram(data: TaskData, vocabulary: int = VOCABULARY) -> float:
+    """Bits per token when every token is guessed by its frequency in the training text, one count added."""
+    counts = data.train.targets.flatten().bincount(minlength=vocabulary) + 1.0
     return float(-(counts / counts.sum()).log()[data.test.targets].mean() / log(2))
 
 

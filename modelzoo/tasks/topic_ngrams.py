@@ -3,14 +3,14 @@
 Made for looking into language models: every window has a known topic, every next word a known distribution.
 """
 
-from math import log
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from modelzoo.metrics import bits_per_character
 from modelzoo.task import Spec, Split, Task, TaskData, register
-from modelzoo.tasks.characters import cross_entropy
+from modelzoo.tasks.characters import cross_entropy, unigram
 
 TOPICS = 4
 SHARED, OWN = 16, 12  # words of all topics, and of each topic alone
@@ -60,12 +60,6 @@ def split(count: int, seed: int) -> Split:
     return Split((text[:, :-1],), text[:, 1:])
 
 
-def unigram(data: TaskData) -> float:
-    """Bits per word when every word is guessed by its frequency in the training text."""
-    counts = data.train.targets.flatten().bincount(minlength=VOCABULARY) + 1.0
-    return float(-(counts / counts.sum()).log()[data.test.targets].mean() / log(2))
-
-
 TASK = register(
     Task(
         name="topic_ngrams",
@@ -79,6 +73,6 @@ TASK = register(
         higher_is_better=False,
         baseline="the frequency of each word in the training text",
         load=lambda: TaskData(split(TRAIN, 1), split(TEST, 2)),
-        baseline_score=unigram,
+        baseline_score=partial(unigram, vocabulary=VOCABULARY),
     )
 )
