@@ -4,6 +4,7 @@ A benchmark script is a list of `Case`s and one call of `run`:
 
     python benchmarks/store.py            # a table
     python benchmarks/store.py --json     # one JSON object a line, the last one is the summary
+    python benchmarks/store.py --write    # and keep the numbers, with machine and versions, in results/store.csv
 
 It exits with 1, and times nothing, when the two sides of a case disagree.
 """
@@ -11,17 +12,25 @@ It exits with 1, and times nothing, when the two sides of a case disagree.
 import argparse
 import gc
 import json
+import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+
+
+RESULTS = Path(__file__).parent / "results"
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Case:
         work: units of work in one call (models, samples): speed is reported as `work` a second. None reports milliseconds.
         baseline_work: the same for the baseline, where it is timed on fewer units because it is slow; None for as many.
         unit: of the reported number ("models/s", "ms").
+        memory: whether the peak memory of both sides is measured too.
         ours_name: how our side is called in the table.
         baseline_name: how the other side is called.
     """
@@ -47,6 +57,7 @@ class Case:
     work: float | None = None
     baseline_work: float | None = None
     unit: str = "ms"
+    memory: bool = False
     ours_name: str = "ours"
     baseline_name: str = "baseline"
 
@@ -101,12 +112,18 @@ def run(name: str, cases: Sequence[Case], repeats: int = 5, notes: Sequence[str]
     parser.add_argument(
         "--small", action="store_true", help="tiny sizes, to see that it runs; its numbers mean nothing"
     )
+    parser.add_argument("--write", action="store_true", help=f"keep the numbers in {RESULTS.name}/{name}.csv")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="processor time of this process is steadier on a busy machine"
+    )
     parser.add_argument("--repeats", type=int, default=repeats, help="timed calls a side (default %(default)s)")
     options = parser.parse_args()
-    rows = [_measure(case, max(options.repeats, 1)) for case in cases]
+    rows = [_measure(case, max(options.repeats, 1), options.clock) for case in cases]
     agreed = all(row["agree"] for row in rows)
     worst = min(rows, key=lambda row: row["ratio"] if row["agree"] else -1)
     summary = {"name": name, **{key: worst[key] for key in ("ours", "baseline", "unit", "ratio")}, "agree": agreed}
+    if options.write and agreed:
+        write_results(name, rows, clock=options.clock, repeats=options.repeats)
     if options.json:
         for line in (*rows, summary):
             print(json.dumps(line))
@@ -115,7 +132,46 @@ def run(name: str, cases: Sequence[Case], repeats: int = 5, notes: Sequence[str]
     return 0 if agreed else 1
 
 
-def _measure(case: Case, repeats: int) -> dict[str, Any]:
+def write_results(name: str, rows: Sequence[Mapping[str, Any]], **how: Any) -> Path:
+    """Keep the rows of a benchmark as `results/<name>.csv`, each with how it was measured, machine and versions."""
+    where = {"date": f"{pd.Timestamp.now('UTC'):%Y-%m-%d}", "commit": _commit(), **machine()}
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.csv"
+    pd.DataFrame([{**row, **how, **where} for row in rows]).to_csv(file, index=False, float_format="%.5g")
+    return file
+
+
+def machine() -> dict[str, Any]:
+    """Processor, graphics processor if there is one, threads and versions."""
+    models = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def peak_megabytes(call: Callable[[], Any]) -> float:
+    """How far one call raises the tensors allocated by torch on the CPU, at its peak."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(0, *np.cumsum(sizes)) / 2**20 if sizes else 0.0
+
+
+def _measure(case: Case, repeats: int, clock: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": case.name, "ours": None, "baseline": None, "unit": case.unit, "ratio": 0.0}
     if not case.agree(case.ours(), case.baseline()):  # also warms up both sides
         return {**row, "agree": False}
@@ -123,9 +179,11 @@ def _measure(case: Case, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for side, call in (("baseline", case.baseline), ("ours", case.ours)):
             gc.collect()
-            started = time.perf_counter()
+            started = CLOCKS[clock]()
             call()
-            times[side].append(time.perf_counter() - started)
+            times[side].append(CLOCKS[clock]() - started)
+    if case.memory:
+        row |= {"ours_megabytes": peak_megabytes(case.ours), "baseline_megabytes": peak_megabytes(case.baseline)}
     ours, baseline, ratio = case.numbers(*(statistics.median(times[side]) for side in ("ours", "baseline")))
     return {**row, "ours": ours, "baseline": baseline, "ratio": ratio, "agree": True}
 
@@ -135,12 +193,17 @@ def _print(name: str, cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], 
     for column, justify in (("case", "left"), ("unit", "left"), ("ours", "right"), ("baseline", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("times better", justify="right")
+    if any(case.memory for case in cases):
+        table.add_column("peak MB", justify="right")
     for case, row in zip(cases, rows, strict=True):
         if not row["agree"]:
             table.add_row(case.name, case.unit, "", "", "[red]the two sides disagree[/]")
             continue
         ours, baseline = (f"{row[side]:,.4g} [dim]{label}[/]" for side, label in (("ours", case.ours_name), ("baseline", case.baseline_name)))  # fmt: skip
-        table.add_row(case.name, case.unit, ours, baseline, f"{row['ratio']:.3g} ×")
+        memory = f"{row['ours_megabytes']:.3g} / {row['baseline_megabytes']:.3g}" if case.memory else ""
+        table.add_row(
+            case.name, case.unit, ours, baseline, f"{row['ratio']:.3g} ×", *[memory] * (len(table.columns) - 5)
+        )
     console = Console()
     console.print(table)
     for note in notes:

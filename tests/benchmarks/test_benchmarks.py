@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -57,6 +58,36 @@ def test_work_of_different_amounts_is_compared_by_speed() -> None:
     assert case().numbers(0.5, 2.0) == (500.0, 2000.0, 4.0)
     assert case(work=64).numbers(2.0, 4.0) == (32.0, 16.0, 2.0)
     assert case(work=64, baseline_work=4).numbers(2.0, 4.0) == (32.0, 1.0, 32.0)
+
+
+def test_results_are_kept_with_machine_and_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "argv", ["x", "--write", "--repeats", "1", "--clock", "processor"])
+    assert harness.run("both", [case(), case(name="wrong", baseline=lambda: torch.tensor(4.0))]) == 1
+    assert not harness.RESULTS.exists(), "sides that disagree leave no numbers"
+    assert harness.run("both", [case(memory=True)]) == 0
+    row = pd.read_csv(tmp_path / "results" / "both.csv").iloc[0]
+    assert row["name"] == "sum"
+    assert row["ratio"] == pytest.approx(row["baseline"] / row["ours"], rel=1e-3)
+    assert row["clock"] == "processor"
+    assert row["torch"] == torch.__version__
+    assert row["ours_megabytes"] >= 0
+    assert "peak MB" in capsys.readouterr().out
+
+
+def test_the_peak_counts_what_is_held_at_once() -> None:
+    def held(count: int) -> float:
+        def call() -> None:
+            kept = [torch.ones(2**18) for _ in range(count)]
+            del kept
+            torch.ones(2**18)
+
+        return harness.peak_megabytes(call)
+
+    assert held(2) == pytest.approx(2, rel=1e-3)
+    assert held(5) == pytest.approx(5, rel=1e-3)
 
 
 def test_agreement() -> None:
