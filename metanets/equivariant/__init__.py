@@ -13,12 +13,8 @@ from metanets.equivariant.canonicalization import (
 from metanets.equivariant.diagrams import Diagram, Morphism
 from metanets.equivariant.functor import basis, invariants, spanning_set, true_dimension
 from metanets.equivariant.graph_automorphism import BilabelledGraph
-from metanets.equivariant.graph_polynomials import (
-    AddGraphPolynomials,
-    GraphPolynomial,
-    GraphPolynomials,
-    graph_polynomials,
-)
+from metanets.equivariant.graph_polynomial_network import AddGraphPolynomials, GraphPolynomialGNN
+from metanets.equivariant.graph_polynomials import GraphPolynomial, GraphPolynomials, graph_polynomials
 from metanets.equivariant.groups import (
     Alternating,
     GraphAutomorphism,
@@ -43,6 +39,7 @@ __all__ = [
     "GramSchmidtFrame",
     "GraphAutomorphism",
     "GraphPolynomial",
+    "GraphPolynomialGNN",
     "GraphPolynomials",
     "Group",
     "InvariantMixing",
@@ -74,7 +71,7 @@ __all__ = [
 def implemented_papers() -> dict[str, list[str]]:
     """Rows of the paper catalogue that this package implements."""
     return {
-        "S005": ["GraphPolynomials", "AddGraphPolynomials"],
+        "S005": ["GraphPolynomials", "AddGraphPolynomials", "GraphPolynomialGNN"],
         "S013": ["EquivariantLinear(Alternating)"],
         "S028": ["EquivariantLinear(Orthogonal | SpecialOrthogonal | Symplectic)"],
         "S040": ["EquivariantLinear(GraphAutomorphism)"],

@@ -13,9 +13,6 @@ from math import inf
 import opt_einsum
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
-from torch_geometric.utils import to_dense_adj
 
 from metanets.equivariant.enumeration import set_partitions
 
@@ -132,21 +129,3 @@ class GraphPolynomials(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([polynomial(x) for polynomial in self.polynomials], -1)
-
-
-class AddGraphPolynomials(BaseTransform):
-    """A PyG transform: append polynomial node features of the adjacency matrix to `x`, for any graph network after it.
-
-    Args:
-        degree: the highest.
-        width: see `GraphPolynomials`.
-        symmetric: whether graphs are undirected.
-    """
-
-    def __init__(self, degree: int, width: int | None = 2, symmetric: bool = True) -> None:
-        self.features = GraphPolynomials(degree, 1, width, symmetric)
-
-    def forward(self, data: Data) -> Data:
-        features = self.features(to_dense_adj(data.edge_index, max_num_nodes=data.num_nodes))[0]
-        data.x = features if data.x is None else torch.cat([data.x, features.to(data.x.dtype)], -1)
-        return data

@@ -1,15 +1,14 @@
 """Equivariant graph polynomials: counts, values, equivariance, and what message passing cannot contract."""
 
-from itertools import permutations
+from itertools import combinations, permutations
 from math import factorial
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from torch_geometric.utils import from_networkx
 
-from metanets.equivariant import AddGraphPolynomials, GraphPolynomial, GraphPolynomials, graph_polynomials
+from metanets.equivariant import GraphPolynomial, GraphPolynomials, graph_polynomials
 from metanets.equivariant.enumeration import set_partitions
 
 
@@ -79,9 +78,23 @@ def test_widths_are_tree_widths() -> None:
     assert GraphPolynomial(((0, 0),)).width() == 0
 
 
-def test_the_transform_appends_node_features() -> None:
-    data = from_networkx(nx.cycle_graph(4))
-    data.x = torch.ones(4, 1)
-    out = AddGraphPolynomials(2)(data)
-    assert out.x.shape == (4, 1 + sum(len(graph_polynomials(d, 1, True)) for d in (1, 2)))
-    assert torch.equal(out.x[0], out.x[3])
+def tree_width(graph: "nx.Graph[int]") -> int:
+    """The least, over all orders of elimination, of the largest number of neighbours met."""
+    best = graph.number_of_nodes()
+    for order in permutations(graph):
+        rest, widest = graph.copy(), 0
+        for vertex in order:
+            around = list(rest[vertex])
+            widest = max(widest, len(around))
+            rest.remove_node(vertex)
+            rest.add_edges_from(combinations(around, 2))
+        best = min(best, widest)
+    return best
+
+
+def test_widths_up_to_two_are_exact_on_every_graph_of_five_vertices() -> None:
+    graphs = [graph for graph in nx.graph_atlas_g() if graph.number_of_edges() > 0 and graph.number_of_nodes() <= 5]
+    assert len(graphs) == 47
+    found = [(min(GraphPolynomial(tuple(graph.edges)).width(), 3), min(tree_width(graph), 3)) for graph in graphs]
+    assert all(own == exact for own, exact in found)
+    assert {exact for _, exact in found} == {1, 2, 3}
