@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
+from modelzoo.kernels import native
 
 VARIABLE = "METAZOO_BACKEND"
 BACKENDS = ("reference", "compiled", "triton")
@@ -138,15 +138,9 @@ def missing(package: str, backend: str, device: torch.device, dtype: torch.dtype
         if device.type != "cpu":
             return f"it is for the CPU and the tensors are on the {device.type}"
         module = importlib.import_module(f"{package}.compiled")
-        if getattr(module, "NEEDS_COMPILER", False) and not compiler():
+        if getattr(module, "NEEDS_COMPILER", False) and not native.compiler():
             return "there is no C++ compiler (install g++)"
     return ""
-
-
-@cache
-def compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
 def choose(package: str, device: torch.device, dtype: torch.dtype, refused: Callable[[str], str] | None = None) -> str:

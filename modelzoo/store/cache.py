@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
+
+from modelzoo.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from modelzoo.store.population import Population
@@ -21,8 +22,8 @@ IN_MEMORY_BYTES = 64 * 2**20
 
 
 def folder() -> Path:
-    """Where the copies live: `METAZOO_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("METAZOO_CACHE", platformdirs.user_cache_dir("metazoo"))) / "arrays"
+    """Where the copies live."""
+    return cache_folder("arrays")
 
 
 def memory_mapped(population: "Population", path: str) -> NDArray[Any]:
