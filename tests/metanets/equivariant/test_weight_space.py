@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from metanets.equivariant import Alternating, Orthogonal, TensorSpace, WeightSpaceLinear, mlp_space
 from modelzoo.errors import UserError
@@ -28,27 +29,41 @@ def test_golden_dimensions_of_weight_spaces(widths: tuple[int, ...]) -> None:
     assert WeightSpaceLinear(space, space, 1, 1).true_dimension == GOLDEN[widths]
 
 
-def test_the_dimension_is_that_of_the_brute_force_commutant() -> None:
-    for widths, equivariant, invariant in [((1, 4, 1), 25, 4), ((2, 3, 3, 1), 75, 7)]:
-        space = mlp_space(widths)
-        size = sum(int(np.prod(space.shape(n))) for n in space.tensors)
-        units = torch.eye(size, dtype=torch.float64)
-        splits = [int(np.prod(space.shape(n))) for n in space.tensors]
-        basis = {
-            n: part.view(size, *space.shape(n), 1)
-            for n, part in zip(space.tensors, units.split(splits, 1), strict=True)
-        }
-        conditions, fixed = [], []
-        still = {name: torch.eye(group.n, dtype=torch.float64) for name, group in space.factors.items()}
-        for name, group in space.factors.items():
-            for generator in group.generators():
-                moved = space.transform(basis, still | {name: torch.tensor(generator)})
-                g = torch.cat([moved[n].flatten(1) for n in space.tensors], 1).numpy()
-                conditions.append(np.kron(g, g) - np.eye(size**2))
-                fixed.append(g - np.eye(size))
-        assert size**2 - np.linalg.matrix_rank(sum(c.T @ c for c in conditions), tol=1e-8) == equivariant
-        assert size - np.linalg.matrix_rank(np.vstack(fixed), tol=1e-8) == invariant
-        assert WeightSpaceLinear(space, space.invariants(), 1, 1).true_dimension == invariant
+def moved_coordinates(space: TensorSpace) -> list[np.ndarray]:
+    """The flat coordinates' permutation of every generator, `[size, size]` matrices, read off by moving unit vectors."""
+    splits = [int(np.prod(space.shape(n))) for n in space.tensors]
+    size = sum(splits)
+    units = torch.eye(size, dtype=torch.float64).split(splits, 1)
+    basis = {n: part.view(size, *space.shape(n), 1) for n, part in zip(space.tensors, units, strict=True)}
+    still = {name: torch.eye(group.n, dtype=torch.float64) for name, group in space.factors.items()}
+    found = []
+    for name, group in space.factors.items():
+        for generator in group.generators():
+            moved = space.transform(basis, still | {name: torch.tensor(generator)})
+            found.append(torch.cat([moved[n].flatten(1) for n in space.tensors], 1).numpy())
+    return found
+
+
+def invariant_dimension(permutations: list[np.ndarray]) -> int:
+    """Dimension of {v : g v = v} for permutation matrices g: vectors that are constant on what the g connect."""
+    links = sum(sparse.coo_array(g) for g in permutations)
+    return int(sparse.csgraph.connected_components(links, directed=False, return_labels=False))
+
+
+@pytest.mark.parametrize("widths", GOLDEN, ids=str)
+def test_the_dimension_is_that_of_the_brute_force_commutant(widths: tuple[int, ...]) -> None:
+    space = mlp_space(widths)
+    generators = moved_coordinates(space)
+    pairs = [sparse.kron(sparse.coo_array(g), sparse.coo_array(g)) for g in generators]  # g W gᵀ = W
+    assert invariant_dimension(pairs) == GOLDEN[widths]
+    invariant = invariant_dimension(generators)
+    assert WeightSpaceLinear(space, space.invariants(), 1, 1).true_dimension == invariant
+    assert invariant == {(2, 3, 3, 1): 7, (1, 4, 1): 4}.get(widths, invariant)
+    size = len(generators[0])
+    if size <= 25:  # the null space itself
+        total = sum((p - sparse.eye_array(size**2)).T @ (p - sparse.eye_array(size**2)) for p in pairs)
+        values = np.linalg.eigvalsh(total.toarray())
+        assert (values < 1e-9).sum() == GOLDEN[widths]
 
 
 @pytest.mark.parametrize("kind", ["mlp", "mixed"])
