@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
-
+from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -96,6 +96,26 @@ def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], bool]:
         return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
 
     return check
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_gradients(compute: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor) -> Callable[[], list[Tensor]]:
+    """A call that returns outputs, and the gradients of all inputs for fixed gradients of the outputs."""
+    given: list[Tensor] = []
+
+    def call() -> list[Tensor]:
+        own = [tensor.detach().requires_grad_() for tensor in inputs]
+        result = compute(*own)
+        outputs = [result] if isinstance(result, Tensor) else list(result)
+        if not given:
+            given.extend(random(*output.shape, seed=-1 - i).to(output) for i, output in enumerate(outputs))
+        return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, own, given)]
+
+    return call
 
 
 def run(name: str, cases: Sequence[Case], repeats: int = 5, notes: Sequence[str] = ()) -> int:

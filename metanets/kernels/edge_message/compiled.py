@@ -1,59 +1,53 @@
-"""On the CPU: a few thousand numbers at a time, so that a message is used while it is in the cache and never stored.
+"""On the CPU: one pass over the edges in C++, a message in registers; see `compiled.cpp`."""
 
-Sums over the edges of a target are torch's `embedding_bag`, which is the fastest segment sum there.
-"""
-
-from collections.abc import Iterator
+import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from metanets.kernels.edge_message.reference import targets_of
+from metanets.kernels.edge_message import ACTIVATIONS
+from modelzoo.kernels import native
 
-CACHED = 2**18  # numbers of one tile
+NEEDS_COMPILER = True
+SOURCE = Path(__file__).with_name("compiled.cpp")
 
 
 def refused(part: str, *arguments: Tensor | str | bool) -> str:
-    """`embedding_bag` has no half precision here."""
-    first = arguments[0]
-    assert isinstance(first, Tensor)
-    return "" if first.dtype in (torch.float32, torch.float64) else "it is for float32 and float64"
+    """One dtype, single or double."""
+    dtypes = {argument.dtype for argument in arguments if isinstance(argument, Tensor)} - {torch.int64}
+    return "" if dtypes in ({torch.float32}, {torch.float64}) else "it is for float32 and float64"
 
 
-def tiles(offsets: Tensor, channels: int) -> Iterator[tuple[slice, slice]]:
-    """Runs of whole targets with about `CACHED` numbers, and their edges."""
-    ends = offsets.tolist()
-    most, start = max(1, CACHED // max(channels, 1)), 0
-    for v in range(1, len(ends)):
-        if v == len(ends) - 1 or ends[v + 1] - ends[start] > most:
-            yield slice(start, v), slice(ends[start], ends[v])
-            start = v
+def _structure(*fields: Tensor | int) -> ctypes.Array[ctypes.c_int64]:
+    """A struct of pointers and whole numbers; a pointer to nothing for a tensor without entries."""
+    values = (f.data_ptr() if isinstance(f, Tensor) else f for f in fields)
+    return (ctypes.c_int64 * len(fields))(*values)
 
 
-def segment_sum(rows: Tensor, offsets: Tensor) -> Tensor:
-    """Sums of the rows `offsets[v] … offsets[v + 1] - 1`, for every v."""
-    if not len(rows):
-        return rows.new_zeros(len(offsets) - 1, rows.shape[1])
-    return F.embedding_bag(torch.arange(len(rows)), rows, offsets, mode="sum", include_last_offset=True)
+def _call(name: str, dtype: torch.dtype, *arguments: ctypes.Array[ctypes.c_int64] | Tensor | int) -> None:
+    function = getattr(native.library(SOURCE), f"{name}_{dtype.itemsize}")
+    given = (argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
+    function(*(ctypes.c_int64(value) if isinstance(value, int) else value for value in given), ctypes.c_int64(torch.get_num_threads()))  # fmt: skip
+
+
+def _check(nodes: int, source: Tensor, offsets: Tensor) -> None:
+    """C++ would read whatever lies outside."""
+    if len(source) and not 0 <= int(source.min()) <= int(source.max()) < nodes:
+        raise IndexError(f"source of edge_message must name one of {nodes} nodes")
+    if int(offsets[0]) or int(offsets[-1]) != len(source) or bool((offsets.diff() < 0).any()):
+        raise IndexError(f"offsets of edge_message must rise from 0 to the number of edges, {len(source)}")
 
 
 def forward(
     nodes: Tensor, gain: Tensor, shift: Tensor, target: Tensor, source: Tensor, offsets: Tensor, activation: str, update: bool
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `edge_message`."""
-    to = targets_of(offsets, len(source))
-    pooled = torch.empty_like(target, memory_format=torch.contiguous_format)
+    _check(len(nodes), source, offsets)
+    given = [tensor.contiguous() for tensor in (nodes, gain, shift, target, source, offsets)]
+    pooled = torch.empty_like(given[3])
     updated = shift.new_empty(shift.shape if update else (0, shift.shape[1]))
-    for v, e in tiles(offsets, shift.shape[1]):
-        u = nodes.index_select(0, source[e]).mul_(gain[e]).add_(shift[e]).add_(target.index_select(0, to[e]))
-        if activation == "relu":
-            u.relu_()
-        elif activation == "silu":
-            F.silu(u, inplace=True)
-        pooled[v] = segment_sum(u, offsets[v.start : v.stop + 1] - e.start)
-        if update:
-            updated[e] = u
+    _call("forward", shift.dtype, _structure(*given, *target.shape), pooled, updated, ACTIVATIONS.index(activation))
     return pooled, updated
 
 
@@ -61,24 +55,11 @@ def backward(
     pooled: Tensor, updated: Tensor, nodes: Tensor, gain: Tensor, shift: Tensor, target: Tensor, source: Tensor, offsets: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Tile by tile; the gradient of a node is added up where its edges are met."""
-    to = targets_of(offsets, len(source))
-    d_nodes = torch.zeros_like(nodes, memory_format=torch.contiguous_format)
-    d_gain, g = torch.empty_like(gain), torch.empty_like(shift)
-    d_target = torch.empty_like(target, memory_format=torch.contiguous_format)
-    for v, e in tiles(offsets, shift.shape[1]):
-        x, own = nodes.index_select(0, source[e]), torch.index_select(pooled, 0, to[e], out=g[e])
-        if len(updated):
-            own.add_(updated[e])
-        if activation != "identity":
-            z = torch.mul(x, gain[e]).add_(shift[e]).add_(target.index_select(0, to[e]))
-            if activation == "relu":
-                own.mul_(z > 0)
-            else:  # s (1 + z (1 - s)) = s + z s (1 - s) = s + u - u s
-                s = z.sigmoid()
-                u = z.mul_(s)
-                own.mul_(u.addcmul_(u, s, value=-1).add_(s))
-        d_target[v] = segment_sum(own, offsets[v.start : v.stop + 1] - e.start)
-        torch.mul(own, x, out=d_gain[e])
-        d_nodes.index_add_(0, source[e], torch.mul(own, gain[e], out=x))
-    return d_nodes, d_gain, g, d_target
+    """One pass; the gradient of a node is added up where its edges are met."""
+    given = [tensor.contiguous() for tensor in (nodes, gain, shift, target, source, offsets)]
+    pooled, updated = pooled.contiguous(), updated.contiguous()
+    d_nodes = torch.zeros_like(given[0])
+    d_gain, d_shift, d_target = (torch.empty_like(tensor) for tensor in given[1:4])
+    gradients = _structure(pooled, updated, d_nodes, d_gain, d_shift, d_target)
+    _call("backward", shift.dtype, _structure(*given, *target.shape), gradients, ACTIVATIONS.index(activation))
+    return d_nodes, d_gain, d_shift, d_target

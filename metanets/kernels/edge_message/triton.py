@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from metanets.kernels.edge_message import ACTIVATIONS
 from modelzoo.kernels.registry import Configuration
 
 BLOCK_E, BLOCK_C = 16, 64
-CODES = {"identity": 0, "relu": 1, "silu": 2}
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def forward(
     if target.numel():
         _fwd_kernel[grid](
             nodes, gain, shift, target, source, offsets, pooled, updated if update else None, shift.shape[1],
-            ACTIVATION=CODES[activation], UPDATE=update, **blocks,
+            ACTIVATION=ACTIVATIONS.index(activation), UPDATE=update, **blocks,
         )  # fmt: skip
     return pooled, updated
 
@@ -141,7 +141,7 @@ def backward(
     if target.numel():
         _bwd_kernel[grid](
             pooled, updated if update else None, nodes, gain, shift, target, source, offsets, d_gain, d_shift, d_target, channels,
-            ACTIVATION=CODES[activation], UPDATE=update, **blocks,
+            ACTIVATION=ACTIVATIONS.index(activation), UPDATE=update, **blocks,
         )  # fmt: skip
     leaving = torch.zeros(len(nodes) + 1, dtype=torch.int64, device=nodes.device)
     leaving[1:] = torch.zeros_like(leaving[1:]).index_add(0, source, torch.ones_like(source)).cumsum(0)
