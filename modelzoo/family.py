@@ -75,6 +75,21 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Perceptron:
+    """A module that is h_l = act(ω (W_l h_{l-1} + b_l)), y = W_L h_{L-1} + b_L; such populations train in one operation.
+
+    Args:
+        layers: names of the linear layers in order; their parameters `<layer>.weight` and `<layer>.bias` are all there are.
+        activation: of all layers but the last.
+        frequency: ω.
+    """
+
+    layers: tuple[str, ...]
+    activation: Literal["relu", "tanh", "sin", "gelu"]
+    frequency: float = 1.0
+
+
+@dataclass(frozen=True)
 class Family:
     """A registered architecture.
 
@@ -97,6 +112,7 @@ class Family:
         variants: named configs, addressed as `family.variant`.
         not_vmappable: None, or the reason why models of this family train one by one.
         fit: None, or `(module, data, seed) -> None` for families that are fitted in one shot instead of by gradient.
+        perceptron: None, or `(config) -> Perceptron` where the modules are plain perceptrons on one vector.
         limits: sweep test → reason, for tests that cannot apply ("gradient": "weights are set by one Hebbian pass").
     """
 
@@ -117,6 +133,7 @@ class Family:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     not_vmappable: str | None = None
     fit: Callable[[nn.Module, TaskData, int], None] | None = None
+    perceptron: Callable[[Any], Perceptron] | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
 
     @property

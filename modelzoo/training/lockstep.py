@@ -1,11 +1,7 @@
-"""Training many models in lock-step: parameters stacked along a model axis, one vmapped step for all of them.
-
-The forward pass and the loss are vmapped over models; the gradient is ordinary autograd through the stacked leaves,
-so batch-norm statistics may be updated in place and every model's gradient is exactly its own.
-"""
+"""Training a block of models from their first to their last checkpoint, with curves and the columns of the model table."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +14,11 @@ from torch import Tensor, nn
 from modelzoo.family import Family, FamilyConfig, Recipe
 from modelzoo.store.records import ModelBatch
 from modelzoo.task import Split, Task, TaskData
-from modelzoo.training.optimizers import StackedOptimizer
+from modelzoo.training.block import Block
+from modelzoo.training.sampling import subset
+from modelzoo.training.trainers import trainer
 
 Report = Callable[[float, float], None]  # (how many models' worth of work is done, mean loss)
-TEST_SAMPLES = 512  # evaluated at once
 
 
 def schedule(steps: int, every: int | None, default: int) -> tuple[int, ...]:
@@ -67,123 +64,6 @@ def train_population(
     return concatenate(batches)
 
 
-class Block:
-    """A block of models during training.
-
-    Args:
-        family, config, task: what is trained on what.
-        hyperparameters: one row a model.
-    """
-
-    def __init__(self, family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame) -> None:
-        self.task = task
-        self.data: TaskData = task.data()
-        self.vmapped = family.not_vmappable is None
-        modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
-        self.template = modules[0]
-        scales = torch.tensor(hyperparameters["init_scale"].to_numpy())
-        names = [name for name, _ in self.template.named_parameters()]
-        kept = self.template.state_dict().keys()
-        self.parameters: dict[str, Tensor] = {}
-        for name in names:
-            stack = torch.stack([module.get_parameter(name).detach() for module in modules])
-            if stack.ndim > 2:  # matrices and kernels; biases and norm gains keep their start
-                stack = stack * scales.view(-1, *[1] * (stack.ndim - 1)).to(stack.dtype)
-            self.parameters[name] = stack.requires_grad_()
-        self.buffers = {
-            name: torch.stack([module.get_buffer(name) for module in modules])
-            for name, _ in self.template.named_buffers()
-        }
-        self.stored_buffers = [name for name in self.buffers if name in kept]
-        instances = torch.tensor(hyperparameters["instance"].to_numpy())
-        self.instances = instances if task.instances else None
-
-    def outputs_and(
-        self, compute: Callable[[Tensor, Tensor], Tensor], split: Split, rows: Tensor | None, train: bool
-    ) -> Tensor:
-        """`compute(outputs, targets)` for every model, `[model, …]`.
-
-        Args:
-            compute: loss, metric, or a function that keeps the outputs.
-            split: the data.
-            rows: `[model, batch]` samples of each model, `[batch]` for all models, or None for the whole split.
-            train: training mode.
-        """
-        inputs, targets, mask = split.inputs, split.targets, split.mask
-        over_targets: int | None = None
-        if self.instances is not None:
-            targets, over_targets = targets[self.instances], 0
-        over_inputs: int | None = None
-        if rows is not None:
-            inputs, targets = tuple(x[rows] for x in inputs), targets[rows]
-            over_inputs = over_targets = 0 if rows.ndim == 2 else None
-        self.template.train(train)
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            outputs = torch.func.functional_call(self.template, (parameters, buffers), x)
-            return compute(outputs, y) if mask is None else compute(outputs[mask], y[mask])
-
-        if self.vmapped:
-            axes = (0, 0, over_inputs, over_targets)
-            mapped = torch.func.vmap(one, in_dims=axes, randomness="different")
-            return mapped(self.parameters, self.buffers, inputs, targets)
-        own = tuple(x[0] for x in inputs) if over_inputs == 0 else inputs
-        state = [{name: stack[0] for name, stack in part.items()} for part in (self.parameters, self.buffers)]
-        return one(state[0], state[1], own, targets[0] if over_targets == 0 else targets).unsqueeze(0)
-
-    def loss(self, rows: Tensor | None) -> Tensor:
-        """Training loss of every model, `[model]`."""
-        return self.outputs_and(self.task.loss, self.data.train, rows, train=True)
-
-    @torch.no_grad()
-    def test(self) -> tuple[Tensor, Tensor]:
-        """Test loss and test metric of every model, `[model]` each."""
-        split = self.data.test
-
-        def both(outputs: Tensor, targets: Tensor) -> Tensor:
-            return torch.stack([self.task.loss(outputs, targets), self.task.score(outputs, targets)])
-
-        if self.task.sampling == "full" or len(split.targets) <= TEST_SAMPLES:
-            return tuple(self.outputs_and(both, split, None, train=False).T)
-        parts = [
-            self.outputs_and(lambda outputs, _: outputs, split, rows, train=False)
-            for rows in torch.arange(len(split.targets)).split(TEST_SAMPLES)
-        ]
-        outputs = torch.cat(parts, dim=1)  # [model, sample, …]
-        scores = torch.stack([both(own, split.targets) for own in outputs])
-        return scores[:, 0], scores[:, 1]
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Copies of the parameters and stored buffers."""
-        parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        return parameters, {name: self.buffers[name].clone() for name in self.stored_buffers}
-
-
-def sample_rows(task: Task, data: TaskData, hyperparameters: pd.DataFrame, batch_size: int) -> Iterator[Tensor | None]:
-    """Rows of every step, `[model, batch]`: each model walks through its own subset in its own order, epoch by epoch."""
-    if task.sampling == "full":
-        while True:
-            yield None
-    draws = [np.random.default_rng(int(seed)) for seed in hyperparameters["seed"]]
-    subsets = [
-        subset(draw, len(data.train.targets), fraction, batch_size)
-        for draw, fraction in zip(draws, hyperparameters["data_fraction"], strict=True)
-    ]
-    queues = [np.zeros(0, dtype=np.int64) for _ in draws]
-    while True:
-        rows = np.empty((len(draws), batch_size), dtype=np.int64)
-        for model, (draw, own) in enumerate(zip(draws, subsets, strict=True)):
-            if len(queues[model]) < batch_size:
-                queues[model] = draw.permutation(own)
-            rows[model], queues[model] = queues[model][:batch_size], queues[model][batch_size:]
-        yield torch.from_numpy(rows)
-
-
-def subset(draw: np.random.Generator, count: int, fraction: float, least: int) -> NDArray[np.int64]:
-    """Sorted rows of the training samples that a model sees."""
-    return np.sort(draw.permutation(count)[: max(least, round(count * fraction))])
-
-
 def _lockstep(
     family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe,
     checkpoint_every: int | None, metric_every: int | None, report: Report | None,
@@ -193,40 +73,32 @@ def _lockstep(
     checkpoints = schedule(recipe.steps, checkpoint_every, 1)
     entries = schedule(recipe.steps, metric_every, 50)
     block = Block(family, config, task, hyperparameters)
-    rates = torch.tensor(hyperparameters["learning_rate"].to_numpy())
-    decays = torch.tensor(hyperparameters["weight_decay"].to_numpy())
-    leaves = list(block.parameters.values())
-    optimizer = StackedOptimizer(leaves, recipe.optimizer, rates, decays, recipe.gradient_clip)
-    alive = torch.ones(models, dtype=torch.bool)
+    way = trainer(block, family, config, hyperparameters, recipe)
     states: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     curve = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
     tested = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
-    rows = sample_rows(task, block.data, hyperparameters, recipe.batch_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(hyperparameters["seed"].iloc[0]))
-        for step in range(recipe.steps + 1):
+        milestones = sorted({*checkpoints, *entries})
+        for step, following in zip(milestones, [*milestones[1:], None], strict=True):
             if step in checkpoints:
                 states.append(block.state())
                 test_loss, test_score = (values.numpy() for values in block.test())
                 if step in tested:
                     tested[step] = test_score
-            if step == recipe.steps:
+            if following is None:
                 break
-            losses = block.loss(next(rows))
-            alive &= losses.detach().isfinite()
-            gradients = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
-            alive = optimizer.step(gradients, alive)
+            losses = way.train(following - step)
             if step in curve:
-                curve[step] = losses.detach().numpy()
+                curve[step] = losses.numpy()
                 if report:
                     finite = curve[step][np.isfinite(curve[step])]
                     report(models * step / recipe.steps, float(finite.mean()) if len(finite) else float("nan"))
-        with (
-            torch.no_grad()
-        ):  # of the stored state, on the next batch; it may change batch-norm statistics, so it is last
-            final = block.loss(next(rows)).float().numpy()
+        with torch.no_grad():
+            # of the stored state, on the next batch; it may change batch-norm statistics, so it is last
+            final = block.loss(way.next_rows()).float().numpy()
         curve[recipe.steps] = final
-        alive &= _finite(block.parameters, models) & torch.from_numpy(np.isfinite(final))
+        alive = way.alive & _finite(block.parameters, models) & torch.from_numpy(np.isfinite(final))
     columns = _columns(hyperparameters, task, alive.numpy(), final, test_loss, test_score, recipe.steps, time.perf_counter() - started)  # fmt: skip
     return ModelBatch(
         {name: torch.stack([state[0][name] for state in states], 1) for name in block.parameters},

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from modelzoo.family import Family, FamilyConfig, Paper, Recipe, register
+from modelzoo.family import Family, FamilyConfig, Paper, Perceptron, Recipe, register
 from modelzoo.task import Task
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -48,6 +48,11 @@ def adapt(task: Task) -> dict[str, Any]:
     return {"in_features": prod(task.inputs.shape), "out_features": task.targets.classes or prod(task.targets.shape)}
 
 
+def perceptron(config: MLPConfig) -> Perceptron:
+    """The module as one operation can train it; activations stand between the linear layers."""
+    return Perceptron(tuple(f"layers.{2 * i}" for i in range(len(config.hidden) + 1)), config.activation)
+
+
 FAMILY = register(
     Family(
         name="mlp",
@@ -64,6 +69,7 @@ FAMILY = register(
         tiny={"hidden": (16,)},
         tiny_recipe=Recipe(steps=150, learning_rate=1e-2),
         margin=0.6,
+        perceptron=perceptron,
         variants={"tanh": {"activation": "tanh"}, "wide": {"hidden": (128, 128)}},
     )
 )

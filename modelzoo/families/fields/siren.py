@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from modelzoo.family import Family, FamilyConfig, Paper, Recipe, register
+from modelzoo.family import Family, FamilyConfig, Paper, Perceptron, Recipe, register
 from modelzoo.task import Task
 
 
@@ -52,6 +52,11 @@ def adapt(task: Task) -> dict[str, Any]:
     return {"in_features": prod(task.inputs.shape), "out_features": task.targets.classes or prod(task.targets.shape)}
 
 
+def perceptron(config: SirenConfig) -> Perceptron:
+    """The module as one operation can train it."""
+    return Perceptron(tuple(f"layers.{i}" for i in range(len(config.hidden) + 1)), "sin", config.omega)
+
+
 FAMILY = register(
     Family(
         name="siren",
@@ -68,6 +73,7 @@ FAMILY = register(
         tiny={"hidden": (16, 16)},
         tiny_recipe=Recipe(steps=150, learning_rate=5e-3),
         margin=5.0,
+        perceptron=perceptron,
         variants={"deep": {"hidden": (32, 32, 32)}},
     )
 )

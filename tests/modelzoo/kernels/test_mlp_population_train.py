@@ -1,14 +1,18 @@
 """Training of a population against torch's modules and optimizer, model by model."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from modelzoo.kernels.mlp_population_train import ACTIVATIONS, examples, mlp_population_train, reference
+from modelzoo.errors import UserError
+from modelzoo.kernels import native
+from modelzoo.kernels.mlp_population_train import ACTIVATIONS, compiled, examples, mlp_population_train, reference
 from modelzoo.kernels.registry import VARIABLE
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "compiled", "triton"])
 def test_four_steps_of_sirens_are_those_of_torch(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, backend)
     weights, biases, first, second, inputs, targets, rates, _, activation, frequency = examples(torch.float32, 0)[0]
@@ -65,3 +69,77 @@ def test_what_does_not_fit_is_refused() -> None:
 
     assert refused("train", [torch.empty(1, 65, 2)]) == "1 layers up to 65 wide are too many; the most are 6 and 64"
     assert not refused("train", [torch.empty(1, 64, 2)])
+
+
+def population(widths: list[int], samples: int, scale: float = 1.0) -> tuple[Any, ...]:
+    """Weights, biases, moments, inputs, targets and rates of five models."""
+    draw = torch.Generator().manual_seed(0)
+    pairs = list(zip(widths[1:], widths[:-1], strict=True))
+    weights = [torch.randn(5, o, i, generator=draw) / i**0.5 * scale for o, i in pairs]
+    biases = [torch.randn(5, o, generator=draw) / 4 for o, _ in pairs]
+    first, second = ([torch.zeros_like(x) for x in (*weights, *biases)] for _ in range(2))
+    inputs, targets = torch.randn(samples, widths[0], generator=draw), torch.randn(5, samples, widths[-1], generator=draw)  # fmt: skip
+    return weights, biases, first, second, inputs, targets, torch.tensor([1e-3, 2e-3, 3e-3, 1e-4, 1e-3])
+
+
+def trained(given: tuple[Any, ...], backend: str, patch: pytest.MonkeyPatch, *options: Any) -> tuple[Tensor, Tensor]:
+    """Losses and all parameters of every model after training, in float64 for the reference."""
+    patch.setenv(VARIABLE, backend)
+    dtype = torch.float32 if backend == "compiled" else torch.float64
+    own = [[x.to(dtype, copy=True) for x in part] if isinstance(part, list) else part.to(dtype) for part in given]
+    losses = mlp_population_train(*own, *options)  # type: ignore[arg-type]
+    return losses.double(), torch.cat([x.flatten(1) for x in (*own[0], *own[1])], 1).double()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("widths", "samples"), [([2, 32, 32, 1], 100), ([9, 33, 1, 17, 3], 49), ([70, 3], 7), ([1, 65, 8, 40], 1)]
+)
+def test_the_compiled_path_follows_double_precision(
+    widths: list[int], samples: int, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = population(widths, samples)
+    frequency = 3.0 if activation == "sin" else 1.0
+    sides = [trained(given, backend, monkeypatch, 20, activation, frequency) for backend in ("compiled", "reference")]
+    for got, wanted in zip(*sides, strict=True):
+        assert ((got - wanted).norm(dim=1) <= 2e-5 * wanted.norm(dim=1)).all()
+    wrong = trained(given, "reference", monkeypatch, 20, activation, 1.01 * frequency)[1]
+    if len(widths) > 2:
+        assert ((sides[0][1] - wrong).norm(dim=1) > 1e-4 * wrong.norm(dim=1)).any(), "the check sees a wrong frequency"
+
+
+def test_sine_of_far_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = population([2, 8, 1], 30, scale=1.0)
+    given[1][0][1] = 2e4  # beyond the three parts of π/2, where float32 still resolves 0.002
+    got, wanted = (trained(given, backend, monkeypatch, 1, "sin", 1.0)[0] for backend in ("compiled", "reference"))
+    assert ((got - wanted).abs() <= 5e-3 * wanted.abs()).all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_diverged_model_disturbs_nobody_in_the_compiled_path(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = population([2, 5, 3, 1], 60)
+    calm = trained(given, "compiled", monkeypatch, 8, activation)
+    given[5][1, 7] = float("nan")
+    given[6][3] = 1e38
+    start = torch.cat([x.flatten(1) for x in (*given[0], *given[1])], 1).double()
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        losses, parameters = trained(given, "compiled", monkeypatch, 8, activation)
+        assert torch.equal(parameters[[0, 2, 4]], calm[1][[0, 2, 4]]), "threads and neighbours change no bit"
+        assert torch.equal(losses[[0, 2, 4]], calm[0][[0, 2, 4]])
+        assert torch.equal(parameters[1], start[1]), "its gradient was NaN from the first step"
+        assert losses[1].isnan().all()
+        assert not torch.equal(parameters[3], start[3])
+
+
+def test_without_a_compiler_the_reference_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = population([2, 5, 1], 6)
+    monkeypatch.setattr(native, "compiler", lambda: "")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(compiled, "train", None)
+    assert mlp_population_train(*given, 2).isfinite().all()
+    monkeypatch.setenv(VARIABLE, "compiled")
+    with pytest.raises(UserError, match=r"compiled path: there is no C\+\+ compiler \(install g\+\+\)"):
+        mlp_population_train(*given, 2)

@@ -8,7 +8,8 @@ import torch
 
 from modelzoo.store import ModelBatch
 from modelzoo.training import Plan, train_population
-from modelzoo.training.lockstep import sample_rows, schedule
+from modelzoo.training.lockstep import schedule
+from modelzoo.training.sampling import sample_rows
 from tests.modelzoo.training.toys import fit_prototypes, plan_of, register_toys
 
 

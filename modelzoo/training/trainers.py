@@ -1,0 +1,119 @@
+"""The ways to take optimizer steps with a block of models; all of them make the same zoo, float rounding aside."""
+
+from typing import Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from modelzoo.family import Family, FamilyConfig, Perceptron, Recipe
+from modelzoo.kernels.mlp_population_train import mlp_population_train
+from modelzoo.kernels.registry import choose
+from modelzoo.metrics import mean_squared_error
+from modelzoo.task import Task
+from modelzoo.training.block import Block
+from modelzoo.training.optimizers import StackedOptimizer
+from modelzoo.training.sampling import sample_rows
+
+
+class Trainer(Protocol):
+    """Takes steps with a block, in place.
+
+    Args:
+        alive: `[model]` bool, models that have not diverged; the others are left as they are.
+    """
+
+    alive: Tensor
+
+    def train(self, steps: int) -> Tensor:
+        """Take steps; returns the loss of every model before the first of them, `[model]`."""
+
+    def next_rows(self) -> Tensor | None:
+        """The samples that the next step would see."""
+
+
+class Vmapped:
+    """Lock-step: one vmapped forward pass, autograd and one stacked update a step. Fits everything.
+
+    Args:
+        block: of models.
+        hyperparameters: one row a model.
+        recipe: batch size, optimizer, clipping.
+    """
+
+    def __init__(self, block: Block, hyperparameters: pd.DataFrame, recipe: Recipe) -> None:
+        self.block = block
+        self.leaves = list(block.parameters.values())
+        rates, decays = (torch.tensor(hyperparameters[name].to_numpy()) for name in ("learning_rate", "weight_decay"))
+        self.optimizer = StackedOptimizer(self.leaves, recipe.optimizer, rates, decays, recipe.gradient_clip)
+        self.rows = sample_rows(block.task, block.data, hyperparameters, recipe.batch_size)
+        self.alive = torch.ones(len(hyperparameters), dtype=torch.bool)
+
+    def train(self, steps: int) -> Tensor:
+        first = None
+        for _ in range(steps):
+            losses = self.block.loss(self.next_rows())
+            first = losses.detach() if first is None else first
+            gradients = torch.autograd.grad(losses.sum(), self.leaves, materialize_grads=True)
+            self.alive = self.optimizer.step(gradients, self.alive & losses.detach().isfinite())
+        assert first is not None
+        return first
+
+    def next_rows(self) -> Tensor | None:
+        return next(self.rows)
+
+
+class Fused:
+    """Perceptrons that see all their data in every step: the operation `mlp_population_train`; see `fits`."""
+
+    def __init__(self, block: Block, hyperparameters: pd.DataFrame, perceptron: Perceptron) -> None:
+        self.perceptron = perceptron
+        parameters = {name: stack.detach() for name, stack in block.parameters.items()}
+        self.weights, self.biases = (
+            [parameters[f"{layer}.{kind}"] for layer in perceptron.layers] for kind in ("weight", "bias")
+        )
+        self.first, self.second = ([torch.zeros_like(x) for x in (*self.weights, *self.biases)] for _ in range(2))
+        self.inputs, self.targets = block.data.train.inputs[0], block.data.train.targets
+        if block.instances is None:
+            self.targets = self.targets.expand(len(hyperparameters), -1, -1)
+        else:
+            self.targets = self.targets[block.instances]
+        self.rates = torch.tensor(hyperparameters["learning_rate"].to_numpy()).to(self.targets.dtype)
+        self.taken = 0
+        self.alive = torch.ones(len(hyperparameters), dtype=torch.bool)
+
+    def train(self, steps: int) -> Tensor:
+        losses = mlp_population_train(
+            self.weights, self.biases, self.first, self.second, self.inputs, self.targets, self.rates, steps,
+            self.perceptron.activation, self.perceptron.frequency, self.taken,
+        )  # fmt: skip
+        self.taken += steps
+        self.alive = self.alive & losses.isfinite().all(1)
+        return losses[:, 0]
+
+    def next_rows(self) -> Tensor | None:
+        return None
+
+
+def fits(family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe) -> bool:
+    """Whether `Fused` trains these models, and is faster here: it has a path of its own beside the reference."""
+    plain_adam = recipe.optimizer == "adam" and recipe.gradient_clip is None
+    return (
+        family.perceptron is not None
+        and task.loss is mean_squared_error
+        and task.sampling == "full"
+        and task.data().train.mask is None
+        and [x.ndim for x in task.data().train.inputs] == [2]
+        and plain_adam
+        and not hyperparameters["weight_decay"].any()
+        and choose(mlp_population_train.__module__, torch.device("cpu"), torch.float32) != "reference"
+    )
+
+
+def trainer(
+    block: Block, family: Family, config: FamilyConfig, hyperparameters: pd.DataFrame, recipe: Recipe
+) -> Trainer:
+    """The fastest way that fits."""
+    if family.perceptron is not None and fits(family, config, block.task, hyperparameters, recipe):
+        return Fused(block, hyperparameters, family.perceptron(config))
+    return Vmapped(block, hyperparameters, recipe)
