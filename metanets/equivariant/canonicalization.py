@@ -58,10 +58,19 @@ class GramSchmidtFrame(Frame):
         return torch.cat([q[..., :-1], q[..., -1:] * torch.linalg.det(q)[:, None, None]], -1)
 
 
-class SortFrame(Frame):
-    """S_N on points: the permutation that sorts learned scores s_i = MLP(x_i, mean_j x_j).
+def sorting(scores: Tensor, temperature: float) -> Tensor:
+    """The permutation matrices that sort scores `[B, N]`, exact, with the gradient of a soft sort, `[B, N, N]`.
 
-    The gradient is that of a soft sort, row-wise softmax of -|s_sorted - s| / temperature (Prillo and Eisenschlos, 2020).
+    The soft sort is the row-wise softmax of -|s_sorted - s| / temperature (Prillo and Eisenschlos, 2020).
+    """
+    ordered, order = scores.sort(1)
+    soft = torch.softmax(-(ordered[:, :, None] - scores[:, None, :]).abs() / temperature, -1)
+    hard = nn.functional.one_hot(order, scores.shape[1]).to(scores.dtype)
+    return hard + (soft - soft.detach())
+
+
+class SortFrame(Frame):
+    """S_N on points: the permutation that sorts learned scores s_i = MLP(x_i, mean_j x_j), see `sorting`.
 
     Args:
         channels: of a point.
@@ -79,10 +88,7 @@ class SortFrame(Frame):
 
     def forward(self, x: Tensor) -> Tensor:
         score = self.score(torch.cat([x, x.mean(1, keepdim=True).expand_as(x)], -1))[..., 0]
-        ordered, order = score.sort(1)
-        soft = torch.softmax(-(ordered[:, :, None] - score[:, None, :]).abs() / self.temperature, -1)
-        hard = nn.functional.one_hot(order, x.shape[1]).to(x.dtype)
-        return (hard + (soft - soft.detach())).mT  # sorted = cᵀ x
+        return sorting(score, self.temperature).mT  # sorted = cᵀ x
 
 
 class Canonicalized(nn.Module):
@@ -136,19 +142,21 @@ class FiniteCanonicalized(nn.Module):
 class NeuronSort(nn.Module):
     """Canonical order of neurons: every symmetric factor of a tensor space is sorted by learned equivariant scores.
 
-    After it any network on flattened weights is invariant. Scores come from two equivariant layers with tanh between.
+    After it any network on flattened weights is invariant. Scores come from two equivariant layers with tanh between, and
+    are learned through the gradient of a soft sort, see `sorting`.
 
     Args:
         space: of the weights, see `mlp_space`.
         channels: of the scores' hidden layer.
+        temperature: of the soft sort.
 
     Shape:
         input and output `{name: [B, *shape, C]}` with C = 1.
     """
 
-    def __init__(self, space: TensorSpace, channels: int = 8) -> None:
+    def __init__(self, space: TensorSpace, channels: int = 8, temperature: float = 0.1) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.temperature = space, temperature
         self.first = WeightSpaceLinear(space, space, 1, channels)
         self.second = WeightSpaceLinear(
             space, space.with_tensors({name: (name,) for name in space.factors}), channels, 1
@@ -158,14 +166,12 @@ class NeuronSort(nn.Module):
         scores = self.second({name: value.tanh() for name, value in self.first(values).items()})
         ordered = dict(values)
         for factor, score in scores.items():
-            order = score[..., 0].argsort(1)
+            matrix = sorting(score[..., 0], self.temperature)
             for name, axes in self.space.tensors.items():
                 for position, axis in enumerate(axes):
                     if axis == factor:
-                        shape = [-1 if a in (0, 1 + position) else 1 for a in range(ordered[name].ndim)]
-                        shape[0], shape[1 + position] = order.shape
-                        index = order.view(shape).expand_as(ordered[name])
-                        ordered[name] = ordered[name].gather(1 + position, index)
+                        moved = ordered[name].movedim(1 + position, -1)
+                        ordered[name] = torch.einsum("b...n,bmn->b...m", moved, matrix).movedim(-1, 1 + position)
         return ordered
 
 
