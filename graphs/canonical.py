@@ -196,42 +196,87 @@ class _Canonical:
     # --- signs and phases -------------------------------------------------------------------------------------------
 
     def turn(self, factors: list[DiagonalFactor]) -> None:
-        """Turn every unit so that the sum of what it computes on fixed inputs is positive."""
+        """Turn every unit so that the sum of what it computes on fixed inputs is positive.
+
+        What turns with several units at once tells the last of them once the others are chosen: hence rounds. What
+        rotations move, whose axes are chosen later, tells nothing; and values without a dependence on the inputs
+        (weights alone) are only asked once activations have nothing more to tell.
+        """
+        rotating = [f for f in self.group.factors if isinstance(f, LinearFactor | RotationFactor)]
         program = self.group.program
         names = list(program.tensors)
         inputs = _inputs(self.group)
-        plain = interpret(program, {name: self.tensors[name] for name in names}, inputs)
         generator = torch.Generator().manual_seed(5)
-        runs, elements = [], []
-        for _ in range(SIGNATURES if any(f.question == "sign" for f in factors) else 4):
-            element = [(f, f.sample(generator)) for f in factors]
+        draws = SIGNATURES if any(f.question == "sign" for f in factors) else 4
+        open_ = [torch.ones(f.count, dtype=torch.bool) for f in factors]
+        progress = True
+        wanted: frozenset[int] | None = self.driven()
+        while progress and any(bool(still.any()) for still in open_):
+            plain = interpret(program, {name: self.tensors[name] for name in names}, inputs)
+            runs, elements = [], []
+            for _ in range(draws):
+                element = [
+                    (f, torch.where(still, f.sample(generator), f.identity()))
+                    for f, still in zip(factors, open_, strict=True)
+                ]
+                changed = dict(self.tensors)
+                for f, parameters in element:
+                    changed.update(f.apply(parameters, changed))
+                runs.append(interpret(program, {name: changed[name] for name in names}, inputs))
+                elements.append(element)
             changed = dict(self.tensors)
-            for f, parameters in element:
-                changed.update(f.apply(parameters, changed))
-            runs.append(interpret(program, {name: changed[name] for name in names}, inputs))
-            elements.append(element)
-        for number, factor in enumerate(factors):
-            signatures = torch.stack([_turns(factor, element[number][1]) for element in elements])  # [run, k]
-            parameters, missing = self.angles(factor, signatures, plain, runs)
-            if missing:
-                self.left.append(f"{factor.name}: {missing} of {factor.count} turn no activation alone")
-            self.apply(factor, parameters)
+            for f in rotating:
+                changed.update(f.apply(f.sample(generator), changed))
+            rotated = interpret(program, {name: changed[name] for name in names}, inputs)
+            steady = {
+                value: torch.isclose(rotated[value], found, rtol=1e-6, atol=0)
+                for value, found in plain.items()
+                if wanted is None or value in wanted
+            }
+            progress = False
+            for number, factor in enumerate(factors):
+                signatures = torch.stack([_turns(factor, element[number][1]) for element in elements])  # [run, k]
+                parameters, missing = self.angles(factor, open_[number], signatures, plain, runs, steady)
+                progress |= not torch.equal(missing, open_[number])
+                open_[number] = missing
+                self.apply(factor, parameters)
+            if not progress and wanted is not None:
+                progress, wanted = True, None
+        for factor, still in zip(factors, open_, strict=True):
+            if still.any():
+                self.left.append(f"{factor.name}: {int(still.sum())} of {factor.count} turn no activation alone")
+
+    def driven(self) -> frozenset[int]:
+        """The values that depend on inputs of the program."""
+        found = set(self.group.program.inputs)
+        for op in self.group.program.ops:
+            if found.intersection(op.inputs):
+                found.update(value for value in op.outputs if value is not None)
+        return frozenset(found)
 
     def angles(
-        self, factor: DiagonalFactor, signatures: Tensor, plain: dict[int, Tensor], runs: list[dict[int, Tensor]]
-    ) -> tuple[Tensor, int]:
-        """The turn of every generator, from the first value that turns with it and with nothing else."""
+        self, factor: DiagonalFactor, asked: Tensor, signatures: Tensor, plain: dict[int, Tensor],
+        runs: list[dict[int, Tensor]], steady: dict[int, Tensor],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The turn of every generator asked for, from the first value that turns with it and with nothing else.
+
+        Returns:
+            The element, and `[count]` which generators turn no value alone.
+        """
         parameters = factor.identity()
-        open_ = set(range(factor.count))
+        open_ = set(asked.nonzero().flatten().tolist())
         for op in self.group.program.ops:
             for value in op.outputs:
-                if value is None or not open_ or value not in plain:
+                if value is None or not open_ or value not in steady:
                     continue
                 before = plain[value].flatten()
                 if not (before.is_floating_point() or before.is_complex()) or not len(before):
                     continue
                 ratio = torch.stack([run[value].flatten() for run in runs]) / before  # [run, entry]
-                for k in sorted(open_):
+                turning = ((ratio.abs() - 1).abs() < 1e-6).all(0) & ((ratio - 1).abs() > 1e-6).any(0)
+                turning &= steady[value].flatten()
+                before, ratio = before[turning], ratio[:, turning]
+                for k in sorted(open_) if len(before) else ():
                     match = ((ratio - signatures[:, k : k + 1]).abs() < 1e-6).all(0)
                     if match.any():
                         amount = before[match].sum()
@@ -240,7 +285,7 @@ class _Canonical:
                         else:
                             parameters[k] = -torch.angle(amount)
                         open_.remove(k)
-        return parameters, len(open_)
+        return parameters, torch.tensor([k in open_ for k in range(factor.count)])
 
     def larger_first(self, factor: SwapFactor) -> Tensor:
         """The branch with the larger cubes to the left, in every unit; squares are equal once scales are balanced."""
