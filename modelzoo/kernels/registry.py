@@ -60,6 +60,7 @@ class Op:
         exact: whether that gradient is the derivative; the sweep then holds it to finite differences.
         vmappable: whether it may be mapped over; in-place updates may not.
         seen: how many operators torch.export sees in one call.
+        without_triton: why there is no Triton path, empty where there is one.
     """
 
     function: Callable[..., Any]
@@ -71,6 +72,7 @@ class Op:
     exact: bool = True
     vmappable: bool = True
     seen: int = 1
+    without_triton: str = ""
 
     @property
     def name(self) -> str:
@@ -277,6 +279,16 @@ class Configuration:
     scalars: dict[str, str] = field(default_factory=dict)
     warps: int = 4
     stages: int = 3
+
+    @classmethod
+    def of(
+        cls, kernel: Any, dtype: str, exact: Sequence[str], constants: dict[str, Any], warps: int = 4, stages: int = 3
+    ) -> "Configuration":
+        """With all pointers (`p_…`) to one dtype but the `exact` ones to float32, and whole numbers for what is left."""
+        pointers = [name for name in kernel.arg_names if name.startswith("p_")]
+        scalars = [name for name in kernel.arg_names if name not in pointers and name not in constants]
+        types: dict[str, str | None] = {name: "fp32" if name in exact else dtype for name in pointers}
+        return cls(kernel, types, constants, dict.fromkeys(scalars, "i32"), warps, stages)
 
 
 def configurations() -> Iterator[tuple[Op, Configuration]]:

@@ -19,36 +19,37 @@ def _cut(*tensors: Tensor) -> list[Tensor]:
     return [torch.nn.functional.pad(x, (0, 0, 0, -x.shape[1] % CHUNK)).unflatten(1, (-1, CHUNK)) for x in tensors]
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """o and r."""
+def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """o, r and the last state."""
     time = q.shape[1]
     q, k, v, beta = _cut(q, k, v, beta)
     system = (k @ k.mT).tril(-1) * beta.mT  # its diagonal of ones is implied
     scores = (q @ k.mT).tril() * beta.mT
     o, r = torch.empty_like(v), torch.empty_like(v)
-    state = torch.zeros_like(k[:, 0].mT @ v[:, 0])
+    state = initial.clone()
     for n in range(q.shape[1]):
         given = v[:, n] - k[:, n] @ state
         r[:, n] = torch.linalg.solve_triangular(system[:, n], given, upper=False, unitriangular=True)
         o[:, n] = torch.baddbmm(q[:, n] @ state, scores[:, n], r[:, n])
         state = torch.baddbmm(state, k[:, n].mT, beta[:, n] * r[:, n])
-    return o.flatten(1, 2)[:, :time].contiguous(), r.flatten(1, 2)[:, :time].contiguous()
+    return o.flatten(1, 2)[:, :time].contiguous(), r.flatten(1, 2)[:, :time].contiguous(), state
 
 
 def backward(
-    output: Tensor, q: Tensor, k: Tensor, beta: Tensor, surprise: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    output: Tensor, final: Tensor, q: Tensor, k: Tensor, beta: Tensor, surprise: Tensor, initial: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The adjoint of every equation of `forward`, the transposed system among them; dv solves it."""
     time = q.shape[1]
     o, q, k, beta, r = _cut(output, q, k, beta, surprise)
     w = beta * r
-    states = torch.zeros_like(k.mT @ r)
+    states = r.new_empty(*q.shape[:2], *initial.shape[1:])
+    states[:, 0] = initial
     for n in range(q.shape[1] - 1):
         torch.baddbmm(states[:, n], k[:, n].mT, w[:, n], out=states[:, n + 1])
     gram, scores = (k @ k.mT).tril(-1), (q @ k.mT).tril()
     system = (gram * beta.mT).mT
     dv, d_state = torch.empty_like(r), torch.empty_like(states)
-    adjoint = torch.zeros_like(states[:, 0])
+    adjoint = final
     dw = scores.mT @ o
     for n in range(q.shape[1] - 1, -1, -1):
         d_state[:, n] = adjoint
@@ -61,4 +62,4 @@ def backward(
     dk = d_scores.mT @ q + (d_gram + d_gram.mT) @ k - dv @ states.mT + w @ d_state.mT
     d_beta = ((dw - gram.mT @ dv) * r).sum(3, keepdim=True)
     dq, dk, dv, d_beta = (x.flatten(1, 2)[:, :time].contiguous() for x in (dq, dk, dv, d_beta))
-    return dq, dk, dv, d_beta
+    return dq, dk, dv, d_beta, adjoint

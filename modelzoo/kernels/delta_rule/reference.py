@@ -1,4 +1,4 @@
-"""The recurrence as it is written, step by step. Reads 2 TK + TV + T, writes 2 TV, per head."""
+"""The recurrence as it is written, step by step. Reads 2 TK + TV + T, writes 2 TV, per head, and both states."""
 
 import torch
 from torch import Tensor
@@ -13,27 +13,24 @@ def _apply(state: Tensor, x: Tensor) -> Tensor:
     return (x.unsqueeze(1) @ state).squeeze(1)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """o and r."""
-    state = torch.zeros_like(_outer(k[:, 0], v[:, 0]))
-    outputs, surprises = [], []
+def forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """o, r and the last state."""
+    state, outputs, surprises = initial, [], []
     for t in range(q.shape[1]):
         surprises.append(v[:, t] - _apply(state, k[:, t]))
         state = state + _outer(k[:, t], beta[:, t] * surprises[-1])
         outputs.append(_apply(state, q[:, t]))
-    return torch.stack(outputs, 1), torch.stack(surprises, 1)
+    return torch.stack(outputs, 1), torch.stack(surprises, 1), state.clone()
 
 
 def backward(
-    output: Tensor, q: Tensor, k: Tensor, beta: Tensor, surprise: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    output: Tensor, final: Tensor, q: Tensor, k: Tensor, beta: Tensor, surprise: Tensor, initial: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """D ← D + q doᵀ; w = Dᵀ k; dβ = w·r, dv = β w, dk = β (D r - S_{t-1} w); D ← D - β k wᵀ; dq = S do."""
-    state = torch.zeros_like(_outer(k[:, 0], surprise[:, 0]))
-    states = [state]
+    states = [initial]
     for t in range(q.shape[1]):
-        state = state + _outer(k[:, t], beta[:, t] * surprise[:, t])
-        states.append(state)
-    adjoint = torch.zeros_like(state)
+        states.append(states[-1] + _outer(k[:, t], beta[:, t] * surprise[:, t]))
+    adjoint = final
     dq, dk, dv, d_beta = (torch.empty_like(x) for x in (q, k, surprise, beta))
     for t in reversed(range(q.shape[1])):
         adjoint = adjoint + _outer(q[:, t], output[:, t])
@@ -44,4 +41,4 @@ def backward(
         dk[:, t] = beta[:, t] * kept.squeeze(2)
         dq[:, t] = (states[t + 1] @ output[:, t].unsqueeze(2)).squeeze(2)
         adjoint = adjoint - _outer(k[:, t], dv[:, t])
-    return dq, dk, dv, d_beta
+    return dq, dk, dv, d_beta, adjoint

@@ -46,6 +46,8 @@ def test_the_compiled_path_agrees(op: Op, example: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("op", "example"), CASES)
 @pytest.mark.usefixtures("_filled_with_nan")
 def test_triton_agrees_in_the_interpreter(op: Op, example: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if op.without_triton:
+        pytest.skip(op.without_triton)
     assert os.environ["TRITON_INTERPRET"] == "1"
     for dtype in INTERPRETED:
         cases = op.examples(dtype, 0)
@@ -151,7 +153,8 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
 def test_every_operation_documents_itself() -> None:
     assert OPS
     for op in OPS:
-        assert {"reference", "triton"} <= set(op.backends)
+        assert "reference" in op.backends
+        assert ("triton" in op.backends) != bool(op.without_triton)
         assert op.function.__doc__
         assert op.equation
         assert op.work.bytes > 0
@@ -214,4 +217,5 @@ def test_the_comparison_sees_differences() -> None:
     assert difference([nan], [nan]) == 0
     assert difference([nan], [one]) == float("inf")
     assert difference([one], [torch.ones(4)]) == float("inf")
-    assert difference([one * 1.01], [one]) == pytest.approx(0.01)
+    for size in (1.0, 1e-18):
+        assert difference([one * 1.01 * size], [one * size]) == pytest.approx(0.01, rel=1e-3)
