@@ -14,7 +14,18 @@ from modelzoo.errors import UserError
 from modelzoo.user_cache import cache_folder
 
 # No -ffast-math: NaN must stay NaN. Contraction to fused multiply-add is most of the speed.
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-pthread")
+HEADERS = Path(__file__).parent
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-fno-math-errno",
+    "-ffp-contract=fast",
+    "-pthread",
+    f"-I{HEADERS}",
+)
 
 
 @cache
@@ -28,7 +39,7 @@ def compiler() -> str:
 def library(source: Path) -> ctypes.CDLL:
     """The shared library of one source file.
 
-    It is compiled once for a source, compiler and processor: its name in the cache is the hash of them.
+    It is compiled once for a source with the headers beside this module, compiler and processor: its name in the cache is the hash of them.
 
     Raises:
         UserError: there is no compiler, or it fails.
@@ -36,7 +47,8 @@ def library(source: Path) -> ctypes.CDLL:
     if not compiler():
         raise UserError("there is no C++ compiler; install g++, or set METAZOO_BACKEND=reference.")
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256("\0".join([source.read_text(), *FLAGS, compiler(), version, _processor()]).encode())
+    sources = [file.read_text() for file in (source, *sorted(HEADERS.glob("*.hpp")))]
+    key = hashlib.sha256("\0".join([*sources, *FLAGS, compiler(), version, _processor()]).encode())
     file = cache_folder("native") / f"{source.parent.name}-{key.hexdigest()[:32]}.so"
     if not file.exists():
         try:
