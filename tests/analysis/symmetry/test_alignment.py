@@ -29,6 +29,7 @@ from graphs.factors import PermutationFactor
 from graphs.interpreter import widen
 from graphs.verify import double_precision, outputs
 from modelzoo.errors import UserError
+from modelzoo.families.attention.causal_lm import CausalLM, CausalLMConfig
 from modelzoo.family import families, family
 from modelzoo.task import task
 
@@ -93,6 +94,8 @@ def convolutions(*middle: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 8, 3), *middle, nn.Flatten(), nn.Linear(8 * 4, 3))
 
 
+SMALL = CausalLMConfig(vocabulary=7, length=4, width=8, heads=2, key_value_heads=1, hidden=5, layers=1)
+
 WIRINGS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batch norm": (lambda: convolutions(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()), (2, 1, 6, 6)),
     "grouped": (lambda: convolutions(nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU()), (2, 1, 6, 6)),
@@ -101,6 +104,7 @@ WIRINGS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tied embedding": (Tied, (2, 3)),
     "grouped query": (GroupedQuery, (2, 3, 5)),
     "lstm": (Recurrent, (2, 3, 3)),
+    "language model": (lambda: CausalLM(SMALL), (2, 4)),
     "deep linear": (lambda: nn.Sequential(nn.Linear(5, 3, bias=False), nn.Linear(3, 4, bias=False)), (4, 5)),
 }  # fmt: skip
 
@@ -155,7 +159,11 @@ def of_wiring(name: str) -> Subject:
             return build()
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 7, shape) if name == "tied embedding" else torch.randn(shape, generator=generator)
+    x = (
+        torch.randint(0, 7, shape)
+        if name in ("tied embedding", "language model")
+        else torch.randn(shape, generator=generator)
+    )
     return Subject(seeded, (x,))
 
 
