@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from graphs.columns import count_columns, packed
+
 Array = NDArray[np.int64]
 Labels = tuple[Array | None, ...]
 
@@ -48,37 +50,34 @@ class Decomposition:
         self.wholes = np.empty(0, np.int64)
         self.parts = np.empty((0, len(sizes)), np.int64)  # codes below -1 are free coordinates: -2 - coordinate
         self.free = False  # whether some part is
-        self._row_of = np.empty(0, np.int64)
-        self._index: dict[tuple[int, ...], int] | None = None
+        self._order: Array | None = None  # that sorts the wholes
 
     def rows(self, labels: Array) -> Array:
         """Row number of every label, −1 where it has none."""
-        found = np.full(labels.shape, -1, np.int64)
-        known = labels < len(self._row_of)
-        found[known] = self._row_of[labels[known]]
-        return found
+        if not len(self.wholes):
+            return np.full(labels.shape, -1, np.int64)
+        if self._order is None:
+            self._order = np.argsort(self.wholes)
+        row = self._order[np.searchsorted(self.wholes, labels, sorter=self._order).clip(max=len(self.wholes) - 1)]
+        return np.where(self.wholes[row] == labels, row, -1)
 
     def add(self, wholes: Array, parts: Array) -> None:
         """Append rows for labels that have none yet."""
-        start = len(self.wholes)
         self.wholes = np.concatenate([self.wholes, wholes])
         self.parts = np.concatenate([self.parts, parts])
         self.free |= bool((parts < 0).any())
-        if wholes.size and wholes.max() >= len(self._row_of):
-            grown = np.full(max(int(wholes.max()) + 1, 2 * len(self._row_of)), -1, np.int64)
-            grown[: len(self._row_of)] = self._row_of
-            self._row_of = grown
-        self._row_of[wholes] = np.arange(start, start + len(wholes))
-        self._index = None
+        self._order = None
 
     def find(self, parts: Array) -> Array:
         """The whole of every row of parts, −1 where there is none yet."""
         if not len(self.wholes):
             return np.full(len(parts), -1, np.int64)
-        if self._index is None:
-            self._index = dict(zip(map(tuple, self.parts.tolist()), self.wholes.tolist(), strict=True))
-        index = self._index
-        return np.array([index.get(row, -1) for row in map(tuple, parts.tolist())], np.int64)
+        keys = packed(np.concatenate([self.parts, parts]).T)
+        known, wanted = keys[: len(self.parts)], keys[len(self.parts) :]
+        order = np.argsort(known, kind="stable")
+        place = np.searchsorted(known, wanted, side="right", sorter=order) - 1
+        row = order[place]  # a place of -1 is one too low for all, so that the last row does not match either
+        return np.where(known[row] == wanted, self.wholes[row], -1)
 
 
 class Algebra:
@@ -222,12 +221,12 @@ class Algebra:
 
     def copies(self, labels: Array, key: Array) -> Array:
         """New labels, one for every distinct (label, key), tied to the old ones by a tag for every key."""
-        pairs, inverse = np.unique(np.stack([labels.ravel(), key.ravel()], 1), axis=0, return_inverse=True)
-        new = self.fresh(len(pairs))
-        for value in np.unique(pairs[:, 1]):
-            chosen = pairs[:, 1] == value
-            self.same.append((pairs[chosen, 0], new[chosen], self.tag()))
-        return new[inverse.ravel()].reshape(labels.shape)
+        pairs, inverse, _ = count_columns(np.stack([labels.ravel(), key.ravel()]))
+        new = self.fresh(pairs.shape[1])
+        for value in np.unique(pairs[1]):
+            chosen = pairs[1] == value
+            self.same.append((pairs[0, chosen], new[chosen], self.tag()))
+        return new[inverse].reshape(labels.shape)
 
     # -- splitting and merging dimensions -----------------------------------------------------------------------------
 
@@ -342,14 +341,15 @@ class Algebra:
             if array is None:  # a free coordinate is named by its place
                 array = -2 - np.arange(sizes[k]).reshape([-1 if j == axis + k else 1 for j in range(len(shape))])
             columns.append(np.broadcast_to(array, shape).ravel())
-        rows, inverse = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+        distinct, inverse, _ = count_columns(np.stack(columns))
+        rows = distinct.T
         table = self._decomposition(core)
         wholes = table.find(rows)
         new = wholes < 0
         if new.any():
             wholes[new] = self.fresh(int(new.sum()))
             table.add(wholes[new], rows[new])
-        return compress(wholes[inverse.ravel()].reshape(*shape[:axis], prod(sizes), *shape[axis + len(sizes) :]))
+        return compress(wholes[inverse].reshape(*shape[:axis], prod(sizes), *shape[axis + len(sizes) :]))
 
     def reshape(self, labels: Labels, shape: Sequence[int], new: Sequence[int]) -> Labels:
         """Labels after a row-major reshape."""

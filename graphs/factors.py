@@ -147,6 +147,23 @@ class AxisMap:
             found += [Slot(name, (k,)) for k in sorted(dims)]
         return tuple(found)
 
+    def sources(self, name: str, dim: int, back: np.ndarray) -> np.ndarray | None:
+        """For every index of a dimension the old index, `[..., size]`; None if it depends on other dimensions too.
+
+        Args:
+            name: of the tensor.
+            dim: the dimension.
+            back: `[..., labels]`, where each label comes from.
+        """
+        for dims, arrays in self.axes[name]:
+            if dim in dims:
+                sizes = [self.shape[name][k] for k in dims]
+                source = _sources(arrays, sizes, back)[dims.index(dim)]
+                source = np.moveaxis(source.reshape(*source.shape[:-1], *sizes), dims.index(dim) - len(dims), -1)
+                rows = source.reshape(*back.shape[:-1], -1, self.shape[name][dim])
+                return rows[..., 0, :] if bool((rows == rows[..., :1, :]).all()) else None
+        return np.broadcast_to(np.arange(self.shape[name][dim]), (*back.shape[:-1], self.shape[name][dim]))
+
     def gather(self, tensors: Tensors, back: np.ndarray, names: Sequence[str]) -> dict[str, Tensor]:
         """Tensors whose entry at an index is the old entry at the index with the labels `back[label]`.
 
@@ -249,6 +266,10 @@ class PermutationFactor(Factor):
     def apply(self, parameters: Tensor, tensors: Tensors) -> dict[str, Tensor]:
         back = self.label_map(self.inverse(parameters))
         return self.axes.gather(tensors, back, [name for name in self._names if name in tensors])
+
+    def sources(self, parameters: Tensor, tensor: str, dim: int) -> np.ndarray | None:
+        """For every index of a dimension of a tensor the index that goes there, None if it depends on other dimensions."""
+        return self.axes.sources(tensor, dim, self.label_map(self.inverse(parameters)))
 
     def compose(self, after: Tensor, before: Tensor) -> Tensor:
         after, before = torch.broadcast_tensors(after, before)

@@ -7,12 +7,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from graphs.factors import AxisMap, Factor, PermutationFactor
 from graphs.labels import Labelling
 from graphs.permutations import Structure
 from graphs.program import Program
+from graphs.scalings.shifts import Shifts
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Context:
     structure: Structure
     axes: AxisMap
     permutations: tuple[PermutationFactor, ...]
+
+    @cached_property
+    def shifts(self) -> Shifts:
+        """How shifts of the program's tensors go through it."""
+        return Shifts(self.program)
 
 
 Finder = Callable[[Context], Sequence[Factor]]

@@ -48,6 +48,8 @@ def call(op: Op, lookup: Callable[[int], Tensor]) -> list[Any]:
         scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
         shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
         return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
+    if op.name == "aten.bmm" and (right := filled(op.arguments[1])).stride(0) == 0 and len(right):
+        return [filled(op.arguments[0]) @ right[0]]  # one matrix for all: torch would copy it for each
     result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
     return list(result) if isinstance(result, list | tuple) else [result]
 

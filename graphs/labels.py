@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from graphs.algebra import Algebra, Array, Labels, compress
+from graphs.columns import packed, unique_columns
 from graphs.fibres import joint_dimensions
 from graphs.program import Op, Program, Reference
 from modelzoo.errors import UserError
@@ -258,7 +259,7 @@ def _closure(algebra: Algebra) -> Array:
         for column in range(table.parts.shape[1]):
             known = table.parts[:, column] >= 0
             parts = classes[table.parts[known, column]]
-            pairs = np.unique(np.stack([parts, wholes[known]]), axis=1)
+            pairs = unique_columns(np.stack([parts, wholes[known]]))
             single = np.bincount(pairs[0], minlength=int(pairs.max(initial=0)) + 1) == 1
             chosen = single[parts]
             ties.append((table.wholes[known][chosen], table.parts[known, column][chosen]))
@@ -292,7 +293,7 @@ def _ties(keys: Array, labels: Array) -> list[tuple[Array, Array]]:
     """Pairs that tie all labels with equal keys."""
     if not len(keys):
         return []
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(packed(keys.T), return_index=True, return_inverse=True)
     return [(labels, labels[first[inverse.ravel()]])]
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from graphs.algebra import Algebra, Array
+from graphs.columns import count_columns, packed, ranks, unique_columns
 
 Hashes = NDArray[np.uint64]
 
@@ -34,10 +35,6 @@ def _mix(x: Hashes) -> Hashes:
 def _hash(numbers: Array | int, salt: int) -> Hashes:
     """A hash of numbers; the salt is mixed twice so that number and salt cannot change places."""
     return _mix(_mix(np.asarray(numbers).astype(np.uint64)) ^ _mix(_mix(np.asarray(salt, np.uint64))))
-
-
-def _ranks(values: NDArray) -> Array:
-    return np.unique(values, return_inverse=True)[1].ravel().astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ class Structure:
         moves = sigma != np.arange(self.count)
         touched = self.edges[:, moves[self.edges[0]] | moves[self.edges[1]]]  # all others are sent to themselves
         moved = np.stack([sigma[touched[0]], sigma[touched[1]], touched[2]])
-        return bool(np.array_equal(np.unique(moved, axis=1), np.unique(touched, axis=1)))
+        return bool(np.array_equal(unique_columns(moved), unique_columns(touched)))
 
 
 def read(algebra: Algebra, seed: int = 0) -> Structure:
@@ -193,7 +190,7 @@ def _edges(algebra: Algebra) -> Array:
         return np.empty((3, 0), np.int64)
     edges = np.stack([np.concatenate(firsts), np.concatenate(seconds), np.concatenate(tags)])
     fixed = algebra.pinned(edges[0]) & algebra.pinned(edges[1])
-    return np.unique(edges[:, ~fixed], axis=1)
+    return unique_columns(edges[:, ~fixed])
 
 
 def _initial(algebra: Algebra) -> Hashes:
@@ -228,7 +225,7 @@ class _Reader:
 
     def __init__(self, colour: Hashes, edges: Array) -> None:
         self.colour = colour
-        self.cell = _ranks(colour)
+        self.cell = ranks(colour)
         self.size = np.bincount(self.cell)
         loose = (self.size[self.cell[edges[0]]] > 1) & (self.size[self.cell[edges[1]]] > 1)
         self.edges = edges[:, loose]  # a relation to a fixed label holds for the whole cell
@@ -237,14 +234,12 @@ class _Reader:
     def contract(self) -> Array:
         """Join labels that are tied one to one into units; returns labels whose ties are twisted."""
         a, b = self.cell[self.edges[0]], self.cell[self.edges[1]]
-        kind, inverse, number = np.unique(
-            np.stack([a, b, self.edges[2]]), axis=1, return_inverse=True, return_counts=True
-        )
+        kind, inverse, number = count_columns(np.stack([a, b, self.edges[2]]))
         matching = (number == self.size[kind[0]]) & (number == self.size[kind[1]]) & (kind[0] != kind[1])
-        chosen = self.edges[:2, matching[inverse.ravel()]]
+        chosen = self.edges[:2, matching[inverse]]
         graph = coo_array((np.ones(chosen.shape[1], bool), (chosen[0], chosen[1])), (len(self.cell),) * 2)
         self.unit = connected_components(graph, directed=False)[1].astype(np.int64)
-        pairs, counts = np.unique(np.stack([self.unit, self.cell]), axis=1, return_counts=True)
+        pairs, _, counts = count_columns(np.stack([self.unit, self.cell]))
         bad = np.unique(pairs[0, counts > 1])
         return np.flatnonzero(np.isin(self.unit, bad))
 
@@ -253,13 +248,13 @@ class _Reader:
         units = int(self.unit.max(initial=-1)) + 1
         kind = np.zeros(units, np.uint64)
         np.add.at(kind, self.unit, _mix(self.colour))
-        self.kind = _ranks(kind)
+        self.kind = ranks(kind)
         order = np.lexsort((self.colour, self.unit))
         self.members = np.split(order, np.flatnonzero(np.diff(self.unit[order])) + 1) if units else []
         edges = np.stack([self.unit[self.edges[0]], self.unit[self.edges[1]],
-                          _ranks(_mix(_hash(self.edges[2], 5) ^ self.colour[self.edges[0]])
+                          ranks(_mix(_hash(self.edges[2], 5) ^ self.colour[self.edges[0]])
                                  + _mix(self.colour[self.edges[1]] ^ np.uint64(6)))])  # fmt: skip
-        edges = np.unique(edges[:, edges[0] != edges[1]], axis=1)
+        edges = unique_columns(edges[:, edges[0] != edges[1]])
         first = np.full(units, len(self.unit), np.int64)
         np.minimum.at(first, self.unit, np.arange(len(self.unit)))
         self.first = first
@@ -299,13 +294,15 @@ class _Reader:
         graph = coo_array((np.ones(kept.shape[1], bool), (local[kept[0]], local[kept[1]])), (len(free), len(free)))
         component = connected_components(graph, directed=False)[1]
         order = np.argsort(component, kind="stable")
-        parts = np.split(free[order], np.flatnonzero(np.diff(component[order])) + 1)
+        starts = np.flatnonzero(np.diff(component[order], prepend=-1))
+        ordered_units = free[order]
+        parts = np.split(ordered_units, starts[1:])
         if len(parts) == len(blocks) and len(parts[0]) > 1:
             self.stuck_units += [int(unit) for part in parts for unit in part]
             return [part[np.lexsort((self.first[part], self.kind[part]))] for part in parts]
-        signature = np.array([int(np.add.reduce(_hash(self.kind[part], 8))) for part in parts], np.uint64)
-        home = np.array([where[part[0]] for part in parts])
-        start = np.array([self.first[part].min() for part in parts])
+        signature = np.add.reduceat(_hash(self.kind[ordered_units], 8), starts)
+        home = where[ordered_units[starts]]
+        start = np.minimum.reduceat(self.first[ordered_units], starts)
         result: list[list[Array]] = [[] for _ in blocks]
         for value in np.unique(signature):
             alike = np.flatnonzero(signature == value)
@@ -329,14 +326,14 @@ class _Reader:
         cell = _pair_ranks(where, self.kind)
         size = np.bincount(cell, minlength=int(cell.max()) + 1)
         kinds = np.stack([cell[edges[0]], cell[edges[1]], edges[2]])
-        groups, inverse, number = np.unique(kinds, axis=1, return_inverse=True, return_counts=True)
+        groups, inverse, number = count_columns(kinds)
         complete = number == size[groups[0]] * size[groups[1]]
-        edges, kinds = edges[:, ~complete[inverse.ravel()]], kinds[:, ~complete[inverse.ravel()]]
+        edges, kinds = edges[:, ~complete[inverse]], kinds[:, ~complete[inverse]]
         derived, implied = self._products(edges, kinds, size)
         self.derived_units += derived
         gone = np.unique(np.concatenate([rows[:, 0] for rows in derived] or [np.empty(0, np.int64)]))
         edges = np.concatenate([edges, *implied], axis=1)
-        return np.unique(edges[:, ~np.isin(edges[0], gone) & ~np.isin(edges[1], gone)], axis=1), gone
+        return unique_columns(edges[:, ~np.isin(edges[0], gone) & ~np.isin(edges[1], gone)]), gone
 
     def _products(self, edges: Array, kinds: Array, size: Array) -> tuple[list[Array], list[Array]]:
         """Cells whose units are exactly the tuples of units of other cells (of distinct units, perhaps).
@@ -352,7 +349,7 @@ class _Reader:
             own = kinds[0] == source
             number = int(own.sum())
             columns: list[tuple[int, Array]] = []
-            for target, tag in np.unique(kinds[1:, own], axis=1).T:
+            for target, tag in unique_columns(kinds[1:, own]).T:
                 chosen = own & (kinds[1] == target) & (kinds[2] == tag)
                 order = np.argsort(ends[0, chosen])
                 units, column = ends[0, chosen][order], ends[1, chosen][order]
@@ -365,7 +362,7 @@ class _Reader:
             relations: list[Array] = []
             for target, column in sorted(columns, key=lambda entry: -size[entry[0]]):
                 for _, part in parts:  # a column that another determines is no part
-                    pairs = np.unique(np.stack([part, column]), axis=1)
+                    pairs = unique_columns(np.stack([part, column]))
                     if pairs.shape[1] == len(np.unique(part)):
                         relations.append(np.concatenate([pairs, np.full((1, pairs.shape[1]), -7)]))
                         break
@@ -374,7 +371,7 @@ class _Reader:
             if number or len(parts) < 2 or size[source] not in _tuples(parts):
                 continue
             rows = np.column_stack([units, *(part for _, part in parts)])
-            if len(np.unique(rows[:, 1:], axis=0)) == len(rows):
+            if len(np.unique(packed(rows[:, 1:].T))) == len(rows):
                 found.append(rows)
                 implied += relations
         return found, implied
@@ -400,4 +397,4 @@ def _tuples(parts: Sequence[tuple[int, Array]]) -> tuple[int, int]:
 
 def _pair_ranks(first: Array, second: Array) -> Array:
     """One number for every distinct pair."""
-    return np.unique(np.stack([first, second]), axis=1, return_inverse=True)[1].ravel().astype(np.int64)
+    return ranks(packed(np.stack([first, second])))

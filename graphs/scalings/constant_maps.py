@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from graphs.columns import unique_columns
 from graphs.interpreter import interpret
 from graphs.program import Op, Program, Reference
 from graphs.scalings.leaves import MOVES
@@ -223,7 +224,7 @@ def units(program: Program, reach: Reach) -> Iterator[tuple[NDArray[np.int64], N
     count = len(forms.touched)
     every = list(forms.all())
     joined = [np.stack([rows[i], columns[j]]) for rows, columns, matrix in every for i, j in [np.nonzero(matrix)]]
-    edges = np.unique(np.concatenate(joined, 1), axis=1)
+    edges = unique_columns(np.concatenate(joined, 1))
     component = connected_components(coo_array((np.ones(edges.shape[1]), edges), (count, count)), directed=False)[1]
     owner = np.searchsorted(forms.first, np.arange(count), side="right") - 1
     by_component: dict[int, list[Form]] = defaultdict(list)

@@ -123,10 +123,16 @@ def canonical(segments: Sequence[Segment], matrix: csr_array) -> csc_array:
             absolute = len(parts)
         elif block.nnz:
             head = csr_array(block[[0]])
-            parts[absolute] = csr_array(parts[absolute] + vstack([head] * parts[absolute].shape[0]))
-            block = csr_array(block - vstack([head] * block.shape[0]))
+            parts[absolute] = csr_array(parts[absolute] + _repeated(head, parts[absolute].shape[0]))
+            block = csr_array(block - _repeated(head, size))
         parts.append(block)
     return csc_array(vstack(parts)) if parts else csc_array(matrix)
+
+
+def _repeated(row: csr_array, times: int) -> csr_array:
+    """The same row again and again."""
+    return csr_array((np.tile(row.data, times), np.tile(row.indices, times), np.arange(times + 1) * row.nnz),
+                     (times, row.shape[1]))  # fmt: skip
 
 
 def first_names(program: Program) -> dict[str, tuple[str, ...]]:

@@ -101,7 +101,7 @@ class LinearFactor(Factor):
         if not set(self.slots) & set(by.slots) or not self.cells & getattr(by, "cells", self.cells):
             return parameters
         chosen = next(m for m in self.mixed if Slot(m.tensor, (m.dim,)) in by.slots)
-        source = source_positions(by, other, chosen)
+        source = by.sources(other, chosen.tensor, chosen.dim) if isinstance(by, PermutationFactor) else None
         if source is None:
             return None
         _, repeats, n = chosen.positions.shape
@@ -141,39 +141,24 @@ def _mix(tensor: Tensor, matrices: Tensor, m: Mixed) -> Tensor:
     return result.movedim(-1, lead + m.dim)
 
 
-def source_positions(by: Factor, other: Tensor, m: Mixed) -> Positions | None:
-    """Which index of a dimension a permuting factor moves to every index, `[..., size]`; None if it depends on more."""
-    if not isinstance(by, PermutationFactor):
-        return None
-    shape = m.shape
-    index = torch.arange(shape[m.dim]).reshape([-1 if d == m.dim else 1 for d in range(len(shape))]).expand(shape)
-    moved = by.apply(other, {m.tensor: index})[m.tensor]
-    if len(shape) == 1:
-        return moved.numpy()
-    rows = moved.movedim(moved.ndim - len(m.shape) + m.dim, -1).flatten(moved.ndim - len(m.shape), -2)
-    return rows[..., 0, :].numpy() if bool((rows == rows[..., :1, :]).all()) else None
-
-
 def linear_factors(context: Context) -> tuple[LinearFactor, ...]:
     """GL and O factors of a program."""
     found: list[tuple[tuple[Mixed, ...], bool]] = []
-    covered: set[tuple[str, int, int]] = set()
+    owner: dict[tuple[str, int], Positions] = {}  # for every index the numbers of its factor and of its copy, or -1
     kinds: tuple[Kind, ...] = ("linear", "orthogonal")
     for kind in kinds:
         for mixed in blocks(context.program, kind):
-            cells = {(m.tensor, m.dim, int(p)) for m in mixed for p in m.positions.ravel()}
-            if not cells & covered:
-                covered |= cells
+            for m in mixed:
+                owner.setdefault((m.tensor, m.dim), np.full((2, m.shape[m.dim]), -1))
+            if not any((owner[m.tensor, m.dim][0, m.positions] >= 0).any() for m in mixed):
+                for m in mixed:
+                    copy = np.arange(m.positions[..., 0].size).reshape(*m.positions.shape[:2], 1)
+                    owner[m.tensor, m.dim][0, m.positions] = len(found)
+                    owner[m.tensor, m.dim][1, m.positions] = copy
                 found.append((mixed, kind == "orthogonal"))
-    owner = {
-        (m.tensor, m.dim, int(position)): (number, *place[:-1])
-        for number, (mixed, _) in enumerate(found)
-        for m in mixed
-        for place, position in np.ndenumerate(m.positions)
-    }
     absorbed: dict[int, list[str]] = defaultdict(list)
     for factor in context.permutations:
-        home = _inside(factor, owner, context.program)
+        home = _inside(factor, owner)
         if home is not None:
             absorbed[home].append(factor.name)
     factors = []
@@ -187,23 +172,24 @@ def linear_factors(context: Context) -> tuple[LinearFactor, ...]:
     return tuple(factors)
 
 
-def _inside(
-    factor: PermutationFactor, owner: dict[tuple[str, int, int], tuple[int, ...]], program: Program
-) -> int | None:
+def _inside(factor: PermutationFactor, owner: dict[tuple[str, int], Positions]) -> int | None:
     """The linear factor that contains every element of a permutation factor: it permutes inside the copies."""
     shift = factor.identity().roll(1, -1)
     home = None
     for slot in factor.slots:
         (dim,) = slot.dims
-        shape = program.values[program.tensors[slot.tensor]].shape
-        source = source_positions(factor, shift, Mixed(slot.tensor, dim, shape, False, np.empty((0, 0, 0), np.int64)))
+        source = factor.sources(shift, slot.tensor, dim)
         if source is None:
             return None
-        for new in np.flatnonzero(source != np.arange(len(source))):
-            to, out_of = owner.get((slot.tensor, dim, int(new))), owner.get((slot.tensor, dim, int(source[new])))
-            if to is None or to != out_of:
-                return None
-            home = to[0]
+        moved = np.flatnonzero(source != np.arange(len(source)))
+        if not len(moved):
+            continue
+        if (slot.tensor, dim) not in owner:
+            return None
+        to, out_of = owner[slot.tensor, dim][:, moved], owner[slot.tensor, dim][:, source[moved]]
+        if (to < 0).any() or (to != out_of).any():
+            return None
+        home = int(to[0, -1])
     return home
 
 
@@ -221,7 +207,7 @@ def blocks(program: Program, kind: Kind) -> list[tuple[Mixed, ...]]:
     for term, axes in walk.contracted:
         width = int(np.prod([term.shape[axis] for axis in axes]))
         table = np.moveaxis(term, axes, range(term.ndim - len(axes), term.ndim)).reshape(-1, width)
-        for ids in np.unique(table, axis=0):
+        for ids in np.unique(table, axis=0) if len(table) > 1 else table:
             alive = component[ids][component[ids] >= 0]
             names, repeats = np.unique(alive, return_counts=True)
             if len(set(sign[ids][component[ids] >= 0].tolist())) > 1:

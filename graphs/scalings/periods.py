@@ -58,7 +58,7 @@ def periods(context: Context) -> Sequence[Factor]:
     waves = [op for op in program.ops if op.name in PERIODIC and op.output not in program.constants]
     if not waves:
         return []
-    shifts = Shifts(program)
+    shifts = context.shifts
     generator = torch.Generator().manual_seed(4)
     common: dict[Leaf, float] = {}
     for op in waves:

@@ -23,7 +23,7 @@ from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context
 from graphs.scalings.constant_maps import TOLERANCE, reach_of, starts_of, units
 from graphs.scalings.coordinates import first_names
-from graphs.scalings.linear import Cell, Mixed, source_positions
+from graphs.scalings.linear import Cell
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class RotationFactor(Factor):
         """Angles after the indices of one dimension were permuted, None if that does not take every J to some ±J."""
         if Slot(t.tensor, (t.dim,)) not in by.slots:
             return parameters
-        source = source_positions(by, other, Mixed(t.tensor, t.dim, t.shape, False, t.positions[:, None]))
+        source = by.sources(other, t.tensor, t.dim)
         if source is None:
             return None
         n = t.positions.shape[1]

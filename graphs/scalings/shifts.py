@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphs.interpreter import BATCH_NORM, call, interpret, widen
+from graphs.interpreter import BATCH_NORM, call, interpret
 from graphs.program import Op, Program, Reference
 from graphs.scalings.coordinates import first_names
 from graphs.scalings.leaves import MOVES, Carried, Leaf, Sink, random_tensor, where_moved
 
+PICKS = frozenset(f"aten.{name}" for name in ("slice", "select", "split", "split_with_sizes", "unbind", "chunk"))
+REARRANGES = MOVES - PICKS  # no entry is lost
 # Affine in each tensor argument: they carry a shift on. Sums may cancel one.
 SUMS = frozenset(f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack"))
 AFFINE = MOVES | SUMS | {BATCH_NORM} | frozenset(
@@ -82,11 +84,14 @@ class Shifts:
     Args:
         program: the traced module.
         seed: of the random parameters and inputs.
+        draws: how many sets of inputs; two tell what depends on them.
     """
 
     program: Program
     seed: int = 0
+    draws: int = 2
     _carried: dict[int, list[Carried]] = field(default_factory=dict)
+    _sizes: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @cached_property
     def tied(self) -> dict[str, tuple[str, ...]]:
@@ -95,8 +100,8 @@ class Shifts:
 
     @cached_property
     def twin(self) -> "Shifts":
-        """The same with other random numbers."""
-        return Shifts(self.program, self.seed + 9)
+        """The same with other random numbers, and one set of inputs."""
+        return Shifts(self.program, self.seed + 9, 1)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -131,21 +136,14 @@ class Shifts:
             found.update(dict.fromkeys(names, tensor))
         return found
 
-    def whole(self, name: str) -> Tensor:
-        """A random tensor with all its rows."""
-        value = self.program.values[self.program.tensors[name]]
-        if value.shape == tuple(self.tensors[name].shape):
-            return widen(self.tensors[name])
-        return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(self.seed))
-
     @cached_property
     def runs(self) -> tuple[dict[int, Tensor], ...]:
-        """All values for two random sets of inputs."""
+        """All values for random sets of inputs."""
         generator = torch.Generator().manual_seed(self.seed + 1)
         rows = [self.shapes[name][0] for name in self.tied for op in self.program.ops if op.name == "aten.embedding"
                 if op.arguments[0] == Reference(self.program.tensors[name])]  # fmt: skip
         found = []
-        for _ in range(2):
+        for _ in range(self.draws):
             inputs = []
             for value in (self.program.values[v] for v in self.program.inputs):
                 if value.dtype is torch.bool:
@@ -229,7 +227,8 @@ class Shifts:
             return self._carried[value]
         found = self._find_carried(value)
         producer = self.program.values[value].producer
-        if producer is None or self.program.ops[producer].name not in MOVES:  # others may be as large as the weights
+        moves = producer is not None and self.program.ops[producer].name in MOVES
+        if not (found and moves):  # what moves make may be as large as the weights
             self._carried[value] = found
         return found
 
@@ -289,19 +288,29 @@ class Shifts:
             shift: `[*shape of the leaf]`, by how much.
             allowed: whether a tensor may be a sink.
         """
-        size = self.tensors[leaf.tensor].numel()
-        change = torch.zeros(size, dtype=shift.dtype)
-        change[leaf.locate(self.shapes[leaf.tensor]).flatten()] = shift.flatten()
-        return self._extend({leaf.tensor: change}, [], allowed)
+        if leaf.entries is None:
+            start = leaf.value, self.runs[0][leaf.value] + shift
+        else:
+            value = self.program.tensors[leaf.tensor]
+            change = torch.zeros(self.tensors[leaf.tensor].numel(), dtype=shift.dtype)
+            change[leaf.entries.flatten()] = shift.flatten()
+            start = value, self.runs[0][value] + change.reshape(self.shapes[leaf.tensor])
+        return self._extend(start, {}, [], allowed)
 
     def _extend(
-        self, changes: Mapping[str, Tensor], sinks: list[Sink], allowed: Callable[[str], bool]
+        self,
+        start: tuple[int, Tensor],
+        changes: Mapping[str, Tensor],
+        sinks: list[Sink],
+        allowed: Callable[[str], bool],
     ) -> list[Sink] | None:
         """Take back what is still shifted, by the first bias with which it works out."""
         refused: set[tuple[int, str]] = set()
         while True:
             try:
-                found = self._pass(changes, lambda value, tensor: (value, tensor) not in refused and allowed(tensor))
+                found = self._pass(
+                    start, changes, lambda value, tensor: (value, tensor) not in refused and allowed(tensor)
+                )
             except Blocked:
                 return None
             if found is None:
@@ -311,7 +320,7 @@ class Shifts:
                 sink.tensor, torch.zeros(self.tensors[sink.tensor].numel(), dtype=torch.float64)
             ).clone()
             change[sink.entries] -= amount
-            result = self._extend({**changes, sink.tensor: change}, [*sinks, sink], allowed)
+            result = self._extend(start, {**changes, sink.tensor: change}, [*sinks, sink], allowed)
             if result is not None:
                 return result
             refused.add((sink.value, sink.tensor))
@@ -338,9 +347,11 @@ class Shifts:
                 found.append(op)
         return tuple(found)
 
-    def _pass(self, changes: Mapping[str, Tensor], allowed: Callable[[int, str], bool]) -> tuple[Sink, Tensor] | None:
-        """Carry changes through the program up to the first value whose shift a bias can take back."""
-        moved: tuple[dict[int, Tensor], ...] = ({}, {})
+    def _pass(
+        self, start: tuple[int, Tensor], changes: Mapping[str, Tensor], allowed: Callable[[int, str], bool]
+    ) -> tuple[Sink, Tensor] | None:
+        """Carry a shifted value and changed biases through the program up to the first that a bias can take back."""
+        moved: tuple[dict[int, Tensor], ...] = (dict([start]), dict([start]))
         for name, change in changes.items():
             value = self.program.tensors[name]
             both = self.runs[0][value] + change.reshape(self.runs[0][value].shape)
@@ -378,10 +389,14 @@ class Shifts:
                     if not torch.equal(result, run[output]):
                         raise Blocked
                     continue
-                gap = (result - run[output]).abs()
-                if not bool(torch.isfinite(gap).all()):
+                if op.name in REARRANGES:
+                    now[output] = result
+                    changed = [output]
+                    continue
+                gap = float((result - run[output]).abs().max()) if result.numel() else 0.0
+                if not math.isfinite(gap):
                     raise Blocked
-                if gap.numel() and float(gap.max()) > TOLERANCE * max(1.0, float(run[output].abs().max())):
+                if gap > TOLERANCE * self._largest(number, output):
                     now[output] = result
                     if output not in changed:
                         changed.append(output)
@@ -395,6 +410,12 @@ class Shifts:
             raise Blocked
         return changed
 
+    def _largest(self, run: int, value: int) -> float:
+        """The largest absolute number of a value in a run, at least 1."""
+        if (run, value) not in self._sizes:
+            self._sizes[run, value] = max(1.0, float(self.runs[run][value].abs().max()))
+        return self._sizes[run, value]
+
     def _sink(
         self,
         value: int,
@@ -405,11 +426,16 @@ class Shifts:
         """A bias that takes back the whole shift of a value."""
         if value in self.leaf_of:
             return None
+        producer = self.program.values[value].producer
+        same = producer is not None and self.program.ops[producer].name in REARRANGES  # as what it is made of
+        carriers = [] if same else self.carried(value)
+        if not carriers and value not in self.program.outputs:
+            return None
         shifts = [now[value] - run[value] for run, now in zip(self.runs, moved, strict=True)]
         size = max(1.0, float(shifts[0].abs().max()))
         if float((shifts[0] - shifts[1]).abs().max()) <= TOLERANCE * size:
             shift = shifts[0].flatten()
-            for carried in self.carried(value):
+            for carried in carriers:
                 leaf = carried.leaf
                 if not allowed(value, leaf.tensor):
                     continue

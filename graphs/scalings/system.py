@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from graphs.columns import unique_columns
 from graphs.scalings.elimination import Vector, null_space
 
 Ids = NDArray[np.int64]
@@ -115,7 +116,7 @@ class LinearSystem:
         order = np.argsort(ids == 0, axis=1, kind="stable")  # living terms first
         ids, coefficients = np.take_along_axis(ids, order, 1), np.take_along_axis(coefficients, order, 1)
         living = coefficients.any(axis=1)
-        rows = np.unique(np.concatenate([ids[living], coefficients[living]], axis=1), axis=0)
+        rows = unique_columns(np.concatenate([ids[living].T, coefficients[living].T])).T
         return rows[:, : ids.shape[1]], rows[:, ids.shape[1] :]
 
     @staticmethod

@@ -5,8 +5,7 @@ for a weight W that reads a layer norm γ n + β, one along 1/γ: as Σ n_i = 0,
 """
 
 import math
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +15,9 @@ from graphs.finders import Context, finder
 from graphs.interpreter import call, widen
 from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
-from graphs.scalings.leaves import MOVES, Leaf, Sink
+from graphs.scalings.leaves import MOVES, Leaf, Sink, random_tensor
 from graphs.scalings.linear import LinearFactor
-from graphs.scalings.shifts import BIAS, SUMS, Shifts
+from graphs.scalings.shifts import BIAS, PICKS, SUMS, Shifts
 
 Schedules = list[
     list[tuple[Op, bool]]
@@ -44,40 +43,44 @@ class TranslationFactor(Factor):
         step: complex = 1.0,
     ) -> None:  # fmt: skip
         self.name, self.leaf, self.common, self.gain, self.step = name, leaf, common, gain, step
-        self.sinks, self.shifts = tuple(sinks), shifts
+        self.sinks, self.program, self.tied = tuple(sinks), shifts.program, shifts.tied
         self.shape = tuple(1 if d in common else size for d, size in enumerate(leaf.shape))
         self.count = self.dimension = int(torch.Size(self.shape).numel())
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
         self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
-        self.schedules, self.reads = self._plan(everything=False)
+        paths = self._paths(shifts)
+        self.schedules, self.reads = self._plan(shifts, paths, everything=False)
+        self.reference = self._reference(shifts)
         if sinks:
-            full = self._plan(everything=True)
-            if full != (self.schedules, self.reads) and not self._agrees(full):
+            full = self._plan(shifts, paths, everything=True)
+            if full != (self.schedules, self.reads) and not self._agrees(shifts.twin):
                 self.schedules, self.reads = full
+                self.reference = self._reference(shifts)
         dims = len(leaf.source)
         self.slots = (Slot(leaf.tensor, tuple(range(dims)) if dims > 1 else (0,)[:dims]),
                       *dict.fromkeys(Slot(sink.tensor, (0,)) for sink in sinks))  # fmt: skip
 
-    @cached_property
-    def _paths(self) -> list[frozenset[int]]:
+    def _paths(self, shifts: Shifts) -> list[frozenset[int]]:
         """For every sink the operators between it and what has been changed before."""
         changed = [self.leaf.tensor, *(sink.tensor for sink in self.sinks)]
         return [
-            frozenset(op.index for op in self.shifts.path(set(changed[: number + 1]), sink))
+            frozenset(op.index for op in shifts.path(set(changed[: number + 1]), sink))
             for number, sink in enumerate(self.sinks)
         ]
 
-    def _plan(self, everything: bool) -> Plan:
+    def _plan(self, shifts: Shifts, paths: list[frozenset[int]], everything: bool) -> Plan:
         """What has to be evaluated for every sink: the operators on the way, and what they read.
 
         Args:
+            shifts: the program and one run of it.
+            paths: for every sink the operators on the way.
             everything: evaluate what depends on the inputs too; else it is taken from the reference run.
         """
-        program = self.shifts.program
-        first = {program.tensors[name]: name for name in self.shifts.tied}
+        program = self.program
+        first = {program.tensors[name]: name for name in self.tied}
         reads = {self.gain} if self.gain else set()
         schedules: Schedules = []
-        for path in self._paths:
+        for path in paths:
             needed = {op.output for op in program.ops if op.index in path}
             schedule = []
             for op in reversed(program.ops):
@@ -87,17 +90,28 @@ class TranslationFactor(Factor):
                 for position, argument in enumerate(op.arguments):
                     bias = op.index in path and (op.name in SUMS or BIAS.get(op.name) == position)
                     for value in references((argument,)):
-                        if everything or (value in self.shifts.known and not bias):
+                        if everything or (value in shifts.known and not bias):
                             needed.add(value)
             schedules.append(schedule[::-1])
             reads |= {first[value] for value in needed if value in first}
         return schedules, frozenset(reads)
 
-    def _agrees(self, full: Plan) -> bool:
-        """Whether the reference run does for other parameters too, tried on random ones."""
-        parameters, other = self.sample(torch.Generator().manual_seed(3)), self.shifts.twin.tensors
-        found = self._changes(parameters, other)
-        expected = self._changes(parameters, other, full[0])
+    def _reference(self, shifts: Shifts) -> dict[int, Tensor]:
+        """What is read by the operators to evaluate and not among what is evaluated, from one run."""
+        read = {sink.value for sink in self.sinks}
+        for schedule in self.schedules:
+            made = {value for op, _ in schedule for value in op.outputs}
+            read |= {value for op, _ in schedule for value in op.inputs} - made
+        given = {
+            self.program.tensors[name] for name in (self.leaf.tensor, *self.reads, *(s.tensor for s in self.sinks))
+        }
+        return {value: shifts.runs[0][value] for value in sorted(read - given)}
+
+    def _agrees(self, twin: Shifts) -> bool:
+        """Whether the reference run does for other parameters too, tried on the random ones of another run."""
+        parameters = self.sample(torch.Generator().manual_seed(3))
+        found = self._changes(parameters, twin.tensors)
+        expected = self._changes(parameters, twin.tensors, twin.runs[0])
         return all(torch.allclose(found[name], expected[name], rtol=1e-7, atol=1e-9) for name in expected)
 
     def identity(self) -> Tensor:
@@ -111,7 +125,7 @@ class TranslationFactor(Factor):
         used = {
             name: tensors[name] for name in sorted({self.leaf.tensor, *self.reads, *(s.tensor for s in self.sinks)})
         }
-        rank = {name: self.shifts.tensors[name].ndim for name in used}
+        rank = {name: len(self.program.values[self.program.tensors[name]].shape) for name in used}
         lead = torch.broadcast_shapes(
             parameters.shape[:-1], *(tensor.shape[: tensor.ndim - rank[name]] for name, tensor in used.items())
         )
@@ -127,17 +141,17 @@ class TranslationFactor(Factor):
             changes = {name: change.unflatten(0, lead) for name, change in changes.items()}
         return {
             name: tensors[name] + changes[first].to(tensors[name])
-            for first in changes for name in self.shifts.tied[first] if name in tensors
+            for first in changes for name in self.tied[first] if name in tensors
         }  # fmt: skip
 
     def _changes(
-        self, parameters: Tensor, tensors: dict[str, Tensor], schedules: Schedules | None = None
+        self, parameters: Tensor, tensors: dict[str, Tensor], run: Mapping[int, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """What is added to every tensor, for one model."""
+        """What is added to every tensor, for one model; `run` has every value of a run with these tensors."""
         source = tensors[self.leaf.tensor].shape
         changes = {self.leaf.tensor: _placed(self._shift(parameters, tensors), self.leaf.locate(source), source)}
-        for sink, schedule in zip(self.sinks, self.schedules if schedules is None else schedules, strict=True):
-            amount = self._amount(sink, schedule, tensors, changes)
+        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
+            amount = self._amount(sink, schedule, tensors, changes, run)
             change = _placed(-amount, sink.entries, tensors[sink.tensor].shape)
             changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
         return changes
@@ -157,11 +171,12 @@ class TranslationFactor(Factor):
         return shift.expand(*shift.shape[: shift.ndim - len(shape)], *shape)
 
     def _amount(
-        self, sink: Sink, schedule: list[tuple[Op, bool]], tensors: Tensors, changes: dict[str, Tensor]
-    ) -> Tensor:
+        self, sink: Sink, schedule: list[tuple[Op, bool]], tensors: Tensors, changes: dict[str, Tensor],
+        run: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
         """By how much the value at a sink is shifted."""
-        program, reference = self.shifts.program, self.shifts.runs[0]
-        base = {program.tensors[name]: widen(tensor) for name, tensor in tensors.items()}
+        program, reference = self.program, self.reference
+        base = dict(run or {program.tensors[name]: widen(tensor) for name, tensor in tensors.items()})
         now = {program.tensors[name]: base[program.tensors[name]] + change for name, change in changes.items()}
 
         def plain(value: int) -> Tensor:
@@ -171,7 +186,8 @@ class TranslationFactor(Factor):
             return now[value] if value in now else plain(value)
 
         for op, moves in schedule:
-            base.update({o: r for o, r in zip(op.outputs, call(op, plain), strict=False) if o is not None})
+            if run is None:
+                base.update({o: r for o, r in zip(op.outputs, call(op, plain), strict=False) if o is not None})
             if moves:
                 now.update({o: r for o, r in zip(op.outputs, call(op, shifted), strict=False) if o is not None})
         return (now[sink.value] - base[sink.value]).flatten()[sink.places]
@@ -193,12 +209,12 @@ class TranslationFactor(Factor):
         if isinstance(by, DiagonalFactor) and self.leaf.tensor in by.additive:
             return None
         names = {slot.tensor for slot in by.slots} | {self.leaf.tensor} | ({self.gain} if self.gain else set())
-        reference = {name: self.shifts.whole(name) for name in names}
+        reference = {name: self._anything(name) for name in names}
         before = dict(reference)
         before.update(by.apply(by.inverse(other), before))
         field = {n: torch.zeros_like(t) for n, t in before.items()}
         positions, source = self.leaf.positions, self.leaf.source
-        for name in self.shifts.tied[self.leaf.tensor]:
+        for name in self.tied[self.leaf.tensor]:
             field[name] = _placed(self._shift(parameters, before), positions, source)
         moved = by.apply(other, field).get(self.leaf.tensor, field[self.leaf.tensor])
         lead = moved.shape[: moved.ndim - len(source)]
@@ -215,6 +231,11 @@ class TranslationFactor(Factor):
         again = _placed(self._shift(found, reference), positions, source)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
+    def _anything(self, name: str) -> Tensor:
+        """A random tensor of the shape of one of the program's."""
+        value = self.program.values[self.program.tensors[name]]
+        return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(0))
+
 
 def _placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
     """Zeros of a tensor's shape with values at flat positions, leading axes of the values kept."""
@@ -227,7 +248,7 @@ def _placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
 @finder(40)
 def translations(context: Context) -> list[Factor]:
     """Every part of a tensor that can be shifted, with the biases that take the shift back."""
-    shifts = Shifts(context.program)
+    shifts = context.shifts
     generator = torch.Generator().manual_seed(2)
     after: dict[str, set[str]] = {}  # tensor → tensors that take its shifts back
     found: list[Factor] = []
@@ -245,7 +266,8 @@ def translations(context: Context) -> list[Factor]:
     def search(leaf: Leaf, common: tuple[int, ...], gain: str | None = None) -> bool:
         if not common and shifts.multiplied(leaf):
             return False
-        here = leaf.locate(shifts.shapes[leaf.tensor]).shape
+        whole = not leaf.trail and leaf.entries is None  # an embedding has fewer rows here
+        here = shifts.shapes[leaf.tensor] if whole else leaf.shape
         shape = tuple(1 if d in common else size for d, size in enumerate(here))
         shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(here)
         if gain is not None:
@@ -310,6 +332,10 @@ def _parts(shifts: Shifts, leaf: Leaf) -> list[Leaf]:
     entries = leaf.positions.flatten()
     kinds = torch.zeros(len(entries), dtype=torch.int64)
     for value in shifts.behind(leaf):
+        if (producer := shifts.program.values[value].producer) is None:
+            continue
+        if shifts.program.ops[producer].name not in PICKS | {"aten.embedding"}:
+            continue
         for carried in shifts.carried(value):
             if carried.leaf is leaf:
                 present = torch.isin(entries, carried.where.flatten())

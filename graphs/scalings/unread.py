@@ -22,7 +22,7 @@ from graphs.scalings.translations import TranslationFactor
 def unread(context: Context) -> Sequence[Factor]:
     """The real and the imaginary entries of every tensor that no output depends on."""
     program = context.program
-    shifts = Shifts(program)
+    shifts = context.shifts
     names = [name for name in shifts.tied if _may_drop(program, program.values[program.tensors[name]])]
     generator = torch.Generator().manual_seed(6)
     found: list[Factor] = []
