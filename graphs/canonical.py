@@ -225,8 +225,8 @@ class _Canonical:
                 runs.append(interpret(program, {name: changed[name] for name in names}, inputs))
                 elements.append(element)
             changed = dict(self.tensors)
-            for f in rotating:
-                changed.update(f.apply(f.sample(generator), changed))
+            for turn in rotating:
+                changed.update(turn.apply(turn.sample(generator), changed))
             rotated = interpret(program, {name: changed[name] for name in names}, inputs)
             steady = {
                 value: torch.isclose(rotated[value], found, rtol=1e-6, atol=0)
