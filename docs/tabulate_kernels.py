@@ -1,9 +1,11 @@
 """The page of fast operations: `python docs/tabulate_kernels.py > docs/kernels.md`; it compiles every kernel, which takes minutes."""
 
 from importlib.metadata import version
+from typing import Any
 
-from modelzoo.kernels.ahead_of_time import report
+from modelzoo.kernels.ahead_of_time import TARGETS, report
 from modelzoo.kernels.registry import Work, ops
+from modelzoo.kernels.roofline import GPUS, roofline
 
 INTRODUCTION = """# Fast operations
 
@@ -19,27 +21,42 @@ operator, `metazoo::<operation>_forward`.
 The tests hold every operation of the registry to its reference: outputs and all gradients, at odd sizes, with memory that
 starts as NaN; Triton in its interpreter (float32 and bfloat16) and compiled ahead of time for sm_80 and sm_90 without
 spills; derivatives against finite differences; vmap against a loop; the operators against `torch.library.opcheck`. No GPU
-has run these kernels yet: the times below are limits, not measurements. `python benchmarks/kernels.py` measures the CPU.
+has run these kernels yet: the times below are limits, not measurements. `python benchmarks/gpu.py` checks and times every
+operation on a GPU and prints measured time over the limit; `benchmarks/scan.py`, `linear_attention.py`, `edge_message.py`,
+`axis_pool.py`, `ntk.py`, `population_adam.py` and `metanet_step.py` measure the CPU, with results in `benchmarks/results`.
+
+Work is that of forward and backward pass. Registers of a thread, bytes it spills and shared memory of a program are the
+most of all kernels of the operation, for sm_80 / sm_90.
 """
-GPUS = {"A100": (1.555e12, 19.5e12), "H100": (3.35e12, 67e12)}  # bytes/s and float32 flop/s outside the tensor cores
 
 
 def limit(work: Work, gpu: str) -> str:
     """The roofline time, and which side of the roof it is."""
-    bandwidth, speed = GPUS[gpu]
-    memory, arithmetic = work.bytes / bandwidth, work.flops / speed
-    return f"{1e3 * max(memory, arithmetic):.3g} ms ({'memory' if memory > arithmetic else 'arithmetic'})"
+    seconds, side = roofline(work, gpu)
+    return f"{1000 * seconds:.3g} ms ({side})"
+
+
+def most(rows: list[dict[str, Any]], column: str) -> str:
+    """The largest number of all configurations for each target."""
+    return " / ".join(
+        f"{max((row[column] for row in rows if row['target'] == f'sm_{t}'), default='–')}" for t in TARGETS
+    )
 
 
 def page() -> str:
     """The whole page."""
-    lines = [INTRODUCTION, "| operation | computes | paths | work | bytes | flop | A100 at least | H100 at least |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    found = report()
+    columns = ("operation", "computes", "paths", "work", "bytes", "flop", "A100 at least", "H100 at least", "registers", "spilled", "shared")  # fmt: skip
+    lines = [INTRODUCTION, f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for op in ops().values():
+        rows = [row for row in found if row["op"] == op.name]
         equation = op.equation.replace("|", "\\|")
-        lines.append(f"| `{op.package}` | {equation} | {', '.join(op.backends)} | {op.work.size} | {op.work.bytes:.3g} | {op.work.flops:.3g} | {limit(op.work, 'A100')} | {limit(op.work, 'H100')} |")  # fmt: skip
+        cells = (f"`{op.package}`", equation, ", ".join(op.backends), op.work.size, f"{op.work.bytes:.3g}", f"{op.work.flops:.3g}")  # fmt: skip
+        limits = (*(limit(op.work, gpu) for gpu in GPUS), *(most(rows, name) for name in ("registers", "spilled", "shared")))  # fmt: skip
+        lines.append(f"| {' | '.join((*cells, *limits))} |")
     lines += ["", f"## What the compiler says (Triton {version('triton')})", "", "Registers and spilled bytes of a thread, shared memory of a program.", ""]  # fmt: skip
     lines += ["| operation | kernel | configuration | warps | target | registers | spilled | shared |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in report():
+    for row in found:
         lines.append("| " + " | ".join(str(value) for value in row.values()) + " |")
     return "\n".join(lines)
 

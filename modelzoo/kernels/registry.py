@@ -39,11 +39,13 @@ class Work:
         size: in words ("B 8, T 4096, C 1024, float32").
         bytes: read once and written once.
         flops: multiplications and additions.
+        arguments: `() -> arguments` of that size on torch's default device, for the benchmark on a GPU.
     """
 
     size: str
     bytes: float
     flops: float
+    arguments: Callable[[], tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,22 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return torch.randn(64, 64, 64, 64), torch.randn(64, 64, 64), torch.randn(64, 64, 64), torch.randn(64, 64)
+
+
 OP = register(
     Op(
         axis_broadcast,
         "out_oi = W_oi + rows_o + columns_i + all",
         examples,
-        Work("B 64, O 64, I 64, C 64, float32", bytes=4 * 3 * 64**4, flops=2 * 2 * 64**4),
+        Work(
+            "B 64, O 64, I 64, C 64, float32",
+            bytes=4 * (3 * 64**4 + 4 * 64**3 + 2 * 64**2),
+            flops=2 * 2 * 64**4,
+            arguments=typical,
+        ),
         (Paper("Permutation Equivariant Neural Functionals", "Zhou et al.", 2023),),
     )
 )

@@ -53,12 +53,22 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     return [(torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype),) for shape in shapes]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return (torch.randn(64, 64, 64, 64),)
+
+
 OP = register(
     Op(
         axis_pool,
         "rows_o = mean_i W_oi, columns_i = mean_o W_oi, all = mean_oi W_oi",
         examples,
-        Work("B 64, O 64, I 64, C 64, float32", bytes=4 * 2 * 64**4, flops=2 * 2 * 64**4),
+        Work(
+            "B 64, O 64, I 64, C 64, float32",
+            bytes=4 * 2 * (64**4 + 2 * 64**3 + 64**2),
+            flops=2 * 2 * 64**4,
+            arguments=typical,
+        ),
         (Paper("Permutation Equivariant Neural Functionals", "Zhou et al.", 2023),),
     )
 )

@@ -104,6 +104,13 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    nodes, gain, shift, target = (torch.randn(rows, 64 * 64) for rows in (67, 1185, 1185, 67))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), (torch.arange(67) + 1) * 1185 // 67])
+    return nodes, gain, shift, target, torch.randint(67, (1185,)), offsets, "silu", False
+
+
 OP = register(
     Op(
         edge_message,
@@ -113,6 +120,7 @@ OP = register(
             "64 models of 1,185 edges and 67 nodes, 64 channels, float32, without update",
             bytes=4 * 64 * 64 * (2 * 1185 + 3 * 67 + 2 * 1185 + 2 * 1185 + 4 * 67),
             flops=64 * 64 * 1185 * (4 + 8),
+            arguments=typical,
         ),
         (
             Paper("Neural Message Passing for Quantum Chemistry", "Gilmer et al.", 2017),

@@ -69,12 +69,17 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     return [(random(3, 11),), (random(5, 5), "silu"), (random(64), "silu")]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return (torch.randn(2**25),)
+
+
 OP = register(
     Op(
         approximate_backward,
         "y = h(x), dx = dy ⊙ h̃'(x), h̃ = a relu(x + c) + (1 - 2a) relu(x) + a relu(x - c)",
         examples,
-        Work("2^25 numbers, float32", bytes=2**25 * (4 * 4 + 0.5), flops=12 * 2**25),
+        Work("2^25 numbers, float32", bytes=2**25 * (4 * 4 + 0.5), flops=12 * 2**25, arguments=typical),
         (Paper("Reducing Fine-Tuning Memory Overhead by Approximate and Memory-Sharing Backpropagation", "Yang et al.", 2024, "S187"),),
         exact=False,
     )

@@ -118,6 +118,12 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    q, k, v, g = (torch.randn(8, 4096, 8, 64) for _ in range(4))
+    return q, k, v, -g.abs()
+
+
 OP = register(
     Op(
         chunk_linear_attention,
@@ -127,6 +133,7 @@ OP = register(
             "B 8, T 4096, H 8, K 64, V 64, a decay per channel, float32",
             bytes=4 * 64 * 4096 * 64 * (5 + 9),
             flops=64 * 4096 * 3 * (2 * 2 * 64 * 64 + 2 * 2 * 16 * 64),
+            arguments=typical,
         ),
         (
             Paper("Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention", "Katharopoulos et al.", 2020),

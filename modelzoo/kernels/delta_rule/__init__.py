@@ -115,6 +115,12 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     return [case(1, 7, 2, 5, 3), (*case(1, 18, 1, 3, 4), 1.0, state, True), case(1, 4, 1, 2, 17)]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    q, k, v = (torch.randn(8, 4096, 8, 64) for _ in range(3))
+    return q, torch.nn.functional.normalize(k, dim=-1), v, torch.rand(8, 4096, 8)
+
+
 OP = register(
     Op(
         delta_rule,
@@ -124,6 +130,7 @@ OP = register(
             "B 8, T 4096, H 8, K 64, V 64, float32",
             bytes=4 * 64 * 4096 * 64 * (5 + 10),
             flops=64 * 4096 * 64 * 64 * (6 + 14),
+            arguments=typical,
         ),
         (
             Paper("Linear Transformers Are Secretly Fast Weight Programmers", "Schlag et al.", 2021),

@@ -94,12 +94,19 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     return cases
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return torch.rand(8, 4096, 1024), torch.randn(8, 4096, 1024)
+
+
 OP = register(
     Op(
         linear_scan,
         "h_t = a_t ⊙ h_{t-1} + x_t",
         examples,
-        Work("B 8, T 4096, C 1024, float32", bytes=3 * 4 * 8 * 4096 * 1024, flops=2 * 8 * 4096 * 1024),
+        Work(
+            "B 8, T 4096, C 1024, float32", bytes=8 * 4 * 8 * 4096 * 1024, flops=5 * 8 * 4096 * 1024, arguments=typical
+        ),
         (
             Paper("Resurrecting Recurrent Neural Networks for Long Sequences", "Orvieto et al.", 2023, "S054"),
             Paper("Were RNNs All We Needed?", "Feng et al.", 2024, "S068"),

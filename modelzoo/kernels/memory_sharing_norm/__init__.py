@@ -63,12 +63,17 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     return [(random(2, 5, 7),), (random(3, 33), False), (random(4, 6) + 3, True, 1e-3)]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return (torch.randn(32768, 1024),)
+
+
 OP = register(
     Op(
         memory_sharing_norm,
         "y = (x - mean x) / √(var x + ε)",
         examples,
-        Work("R 32768, C 1024, float32", bytes=4 * 5 * 32768 * 1024, flops=14 * 32768 * 1024),
+        Work("R 32768, C 1024, float32", bytes=4 * 5 * 32768 * 1024, flops=14 * 32768 * 1024, arguments=typical),
         (Paper("Reducing Fine-Tuning Memory Overhead by Approximate and Memory-Sharing Backpropagation", "Yang et al.", 2024, "S187"),),
     )
 )  # fmt: skip

@@ -106,6 +106,16 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    shapes = ((32, 2), (32, 32), (1, 32))
+    weights = [(torch.rand(4096, *shape) * 2 - 1) * (6 / shape[1]) ** 0.5 / 30 for shape in shapes]
+    biases = [torch.zeros(4096, shape[0]) for shape in shapes]
+    first, second = ([torch.zeros_like(tensor) for tensor in (*weights, *biases)] for _ in range(2))
+    data = (torch.rand(784, 2) * 2 - 1, torch.rand(4096, 784, 1))
+    return weights, biases, first, second, *data, torch.full((4096,), 1e-4), 1000, "sin", 30.0
+
+
 OP = register(
     Op(
         mlp_population_train,
@@ -115,6 +125,7 @@ OP = register(
             "4096 SIRENs 2-32-32-1, 784 samples, 1000 steps, float32",
             bytes=4 * 4096 * (784 + 6 * 1185),
             flops=4096 * 1000 * 784 * 6 * 1185,
+            arguments=typical,
         ),
         (Paper("Implicit Neural Representations with Periodic Activation Functions", "Sitzmann et al.", 2020),),
         differentiable=False,

@@ -66,12 +66,17 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    return torch.randn(2048, 1, 512), torch.randn(10, 2048, 1, 512), None, None, torch.zeros(10, 10, 2048, 2048)
+
+
 OP = register(
     Op(
         ntk_layer,
         "K_opnm += Σ_st (a_ns · a'_mt + 1) (g_ons · g'_pmt)",
         examples,
-        Work("N 2048, O 10, I 512, J 512, one position, float32", bytes=4 * (2 * 100 * 2048**2 + 2048 * 512 * 11), flops=2 * 2048**2 * 512 * 101 / 2),
+        Work("N 2048, O 10, I 512, J 512, one position, float32", bytes=4 * (2 * 100 * 2048**2 + 2048 * 512 * 11), flops=2 * 2048**2 * 512 * 101 / 2, arguments=typical),
         (
             Paper("Neural Tangent Kernel: Convergence and Generalization in Neural Networks", "Jacot et al.", 2018),
             Paper("Fast Finite Width Neural Tangent Kernel", "Novak et al.", 2022),

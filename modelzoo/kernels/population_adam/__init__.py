@@ -87,12 +87,33 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
     ]
 
 
+def typical() -> tuple[Any, ...]:
+    """Arguments of the size that `Work` names."""
+    theta, gradient = ([torch.randn(4096, 1185)] for _ in range(2))
+    first, second = ([torch.zeros(4096, 1185)] for _ in range(2))
+    return (
+        theta,
+        gradient,
+        first,
+        second,
+        torch.ones(4096, dtype=torch.bool),
+        torch.full((4096,), 1e-3),
+        torch.zeros(4096),
+        1,
+    )
+
+
 OP = register(
     Op(
         population_adam,
         "θ ← θ - η(λθ + m̂/(√v̂ + ε)), η and λ per model",
         examples,
-        Work("4096 models of 1,185 parameters, float32", bytes=4 * 7 * 4096 * 1185, flops=16 * 4096 * 1185),
+        Work(
+            "4096 models of 1,185 parameters, float32",
+            bytes=4 * 7 * 4096 * 1185,
+            flops=16 * 4096 * 1185,
+            arguments=typical,
+        ),
         (
             Paper("Adam: A Method for Stochastic Optimization", "Kingma and Ba", 2015),
             Paper("Decoupled Weight Decay Regularization", "Loshchilov and Hutter", 2019),
