@@ -48,7 +48,7 @@ def library(source: Path) -> ctypes.CDLL:
         raise UserError("there is no C++ compiler; install g++, or set METAZOO_BACKEND=reference.")
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     sources = [file.read_text() for file in (source, *sorted(HEADERS.glob("*.hpp")))]
-    key = hashlib.sha256("\0".join([*sources, *FLAGS, compiler(), version, _processor()]).encode())
+    key = hashlib.sha256("\0".join([*sources, *FLAGS, compiler(), version, processor()]).encode())
     file = cache_folder("native") / f"{source.parent.name}-{key.hexdigest()[:32]}.so"
     if not file.exists():
         try:
@@ -79,7 +79,8 @@ def _compile(source: Path, file: Path) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
     """What -march=native depends on; a cache folder may be shared by several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

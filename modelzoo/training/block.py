@@ -9,9 +9,12 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modelzoo.family import Family, FamilyConfig
 from modelzoo.task import Split, Task, TaskData
+from modelzoo.training.convolutions import convolution
+from modelzoo.training.draws import Replacing, dropout_of_model
 
 TEST_SAMPLES = 512  # evaluated at once
 
@@ -22,12 +25,17 @@ class Block:
     Args:
         family, config, task: what is trained on what.
         hyperparameters: one row a model.
+        way: how convolutions are computed, see `convolutions.WAYS`.
     """
 
-    def __init__(self, family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame) -> None:
+    def __init__(
+        self, family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, way: str = "grouped"
+    ) -> None:
         self.task = task
         self.data: TaskData = task.data()
         self.vmapped = family.not_vmappable is None
+        self.seeds, self.passes = torch.tensor(hyperparameters["seed"].to_numpy()), 0
+        self.convolution = convolution(way)
         modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
         self.template = modules[0]
         scales = torch.tensor(hyperparameters["init_scale"].to_numpy())
@@ -68,17 +76,22 @@ class Block:
             over_inputs = over_targets = 0 if rows.ndim == 2 else None
         self.template.train(train)
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            outputs = torch.func.functional_call(self.template, (parameters, buffers), x)
+        self.passes += train
+
+        def one(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], seed: Tensor, x: tuple[Tensor, ...], y: Tensor
+        ) -> Tensor:
+            with Replacing({torch.conv2d: self.convolution, F.dropout: dropout_of_model(seed, self.passes)}):
+                outputs = torch.func.functional_call(self.template, (parameters, buffers), x)
             return compute(outputs, y) if mask is None else compute(outputs[mask], y[mask])
 
         if self.vmapped:
-            axes = (0, 0, over_inputs, over_targets)
+            axes = (0, 0, 0, over_inputs, over_targets)
             mapped = torch.func.vmap(one, in_dims=axes, randomness="different")
-            return mapped(self.parameters, self.buffers, inputs, targets)
+            return mapped(self.parameters, self.buffers, self.seeds, inputs, targets)
         own = tuple(x[0] for x in inputs) if over_inputs == 0 else inputs
         state = [{name: stack[0] for name, stack in part.items()} for part in (self.parameters, self.buffers)]
-        return one(state[0], state[1], own, targets[0] if over_targets == 0 else targets).unsqueeze(0)
+        return one(state[0], state[1], self.seeds[0], own, targets[0] if over_targets == 0 else targets).unsqueeze(0)
 
     def loss(self, rows: Tensor | None) -> Tensor:
         """Training loss of every model, `[model]`."""

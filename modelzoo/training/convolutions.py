@@ -1,12 +1,11 @@
 """The ways to compute a population's convolutions under vmap; all of them give the same numbers, float rounding aside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from modelzoo.kernels.population_convolution import population_convolution
 
@@ -49,21 +48,16 @@ def own(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int],
 WAYS: dict[str, Way] = {"grouped": grouped, "channels_last": channels_last, "patches": patches, "own": own}
 
 
-class ConvolutionsBy(TorchFunctionMode):
-    """Within this context two-dimensional convolutions of one group are computed in one of the `WAYS`."""
+def convolution(way: str) -> Callable[..., Tensor]:
+    """`torch.conv2d` computed in one of the `WAYS` where it is a plain one: one group, no dilation, numbers for padding."""
 
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.way = WAYS[way]
-
-    def __torch_function__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is not torch.conv2d:
-            return function(*args, **kwargs)
+    def compute(*args: Any, **kwargs: Any) -> Tensor:
         x, weight, bias, stride, padding = _arguments(*args, **kwargs)
         if stride is None or padding is None:
-            return function(*args, **kwargs)
-        return self.way(x, weight, bias, stride, padding)
+            return torch.conv2d(*args, **kwargs)
+        return WAYS[way](x, weight, bias, stride, padding)
+
+    return compute
 
 
 def _arguments(
@@ -75,5 +69,5 @@ def _arguments(
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    return both[0], both[-1]

@@ -15,8 +15,8 @@ from modelzoo.family import Family, FamilyConfig, Recipe
 from modelzoo.store.records import ModelBatch
 from modelzoo.task import Split, Task, TaskData
 from modelzoo.training.block import Block
+from modelzoo.training.choices import prepare
 from modelzoo.training.sampling import subset
-from modelzoo.training.trainers import trainer
 
 Report = Callable[[float, float], None]  # (how many models' worth of work is done, mean loss)
 
@@ -72,8 +72,7 @@ def _lockstep(
     models = len(hyperparameters)
     checkpoints = schedule(recipe.steps, checkpoint_every, 1)
     entries = schedule(recipe.steps, metric_every, 50)
-    block = Block(family, config, task, hyperparameters)
-    way = trainer(block, family, config, hyperparameters, recipe)
+    block, trainer = prepare(family, config, task, hyperparameters, recipe)
     states: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     curve = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
     tested = {step: np.full(models, np.nan, dtype=np.float32) for step in entries}
@@ -88,7 +87,7 @@ def _lockstep(
                     tested[step] = test_score
             if following is None:
                 break
-            losses = way.train(following - step)
+            losses = trainer.train(following - step)
             if step in curve:
                 curve[step] = losses.numpy()
                 if report:
@@ -96,9 +95,9 @@ def _lockstep(
                     report(models * step / recipe.steps, float(finite.mean()) if len(finite) else float("nan"))
         with torch.no_grad():
             # of the stored state, on the next batch; it may change batch-norm statistics, so it is last
-            final = block.loss(way.next_rows()).float().numpy()
+            final = block.loss(trainer.next_rows()).float().numpy()
         curve[recipe.steps] = final
-        alive = way.alive & _finite(block.parameters, models) & torch.from_numpy(np.isfinite(final))
+        alive = trainer.alive & _finite(block.parameters, models) & torch.from_numpy(np.isfinite(final))
     columns = _columns(hyperparameters, task, alive.numpy(), final, test_loss, test_score, recipe.steps, time.perf_counter() - started)  # fmt: skip
     return ModelBatch(
         {name: torch.stack([state[0][name] for state in states], 1) for name in block.parameters},

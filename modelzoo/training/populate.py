@@ -14,25 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modelzoo.console import console
 from modelzoo.errors import UserError
-from modelzoo.family import parameter_count
 from modelzoo.store import Population, PopulationInfo, Zoo, manifest
 from modelzoo.store.records import check_name
+from modelzoo.training.choices import block_size
 from modelzoo.training.config import Plan, PopulationConfig
 from modelzoo.training.lockstep import schedule, train_population
 
-# Measured with SIRENs and small CNNs: below 32 models the overhead shows, beyond 64 their activations leave the cache.
-MOST_MODELS, BLOCK_SCALARS = 64, 2**19
 RESUMABLE = ("models", "block")  # fields that may change between the first call and a later one
-
-
-def block_size(plan: Plan) -> int:
-    """How many models to train in lock-step: small blocks stay in cache, large ones amortise overhead."""
-    if plan.source.block:
-        return plan.source.block
-    if plan.family.not_vmappable or plan.family.fit:
-        return 16
-    fitting = BLOCK_SCALARS // max(1, parameter_count(plan.family.build(plan.config, seed=0)))
-    return min(MOST_MODELS, 2 ** max(2, fitting.bit_length() - 1))
 
 
 def describe(plan: Plan, name: str) -> PopulationInfo:

@@ -15,6 +15,8 @@ from modelzoo.training.block import Block
 from modelzoo.training.optimizers import StackedOptimizer
 from modelzoo.training.sampling import sample_rows
 
+WIDEST = 64  # wider layers leave the innermost cache, and there batched products are as fast
+
 
 class Trainer(Protocol):
     """Takes steps with a block, in place.
@@ -105,15 +107,7 @@ def fits(family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.D
         and task.data().train.mask is None
         and [x.ndim for x in task.data().train.inputs] == [2]
         and plain_adam
+        and all(max(p.shape) <= WIDEST for p in family.build(config, seed=0).parameters())
         and not hyperparameters["weight_decay"].any()
         and choose(mlp_population_train.__module__, torch.device("cpu"), torch.float32) != "reference"
     )
-
-
-def trainer(
-    block: Block, family: Family, config: FamilyConfig, hyperparameters: pd.DataFrame, recipe: Recipe
-) -> Trainer:
-    """The fastest way that fits."""
-    if family.perceptron is not None and fits(family, config, block.task, hyperparameters, recipe):
-        return Fused(block, hyperparameters, family.perceptron(config))
-    return Vmapped(block, hyperparameters, recipe)

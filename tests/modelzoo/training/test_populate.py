@@ -13,7 +13,7 @@ import torch
 from modelzoo.errors import UserError
 from modelzoo.store import Population, Zoo
 from modelzoo.training import Plan, PopulationConfig, populate
-from modelzoo.training.populate import MOST_MODELS, block_size
+from modelzoo.training.choices import FUSED, block_size
 from tests.modelzoo.training.toys import plan_of, register_toys
 
 TIMING = {"columns/wall_time"}  # the only array that may differ between two runs
@@ -174,7 +174,7 @@ def test_models_of_the_same_instance_share_a_split() -> None:
 
 
 def test_block_sizes_are_moderate() -> None:
-    assert block_size(Plan.of(PopulationConfig.read(family="siren", models=1))) == MOST_MODELS == 64
+    assert block_size(Plan.of(PopulationConfig.read(family="siren", models=1))) == FUSED
     big = Plan.of(PopulationConfig.read(family="siren", models=1, family_config={"hidden": [512, 512]}))
     assert block_size(big) == 4
     assert block_size(plan_of("toy", block=5)) == 5

@@ -9,7 +9,7 @@ from modelzoo.family import families
 from modelzoo.kernels import native
 from modelzoo.kernels.mlp_population_train.reference import activate
 from modelzoo.kernels.registry import VARIABLE
-from modelzoo.training import Plan, train_population, trainers
+from modelzoo.training import Plan, choices, train_population
 from modelzoo.training.trainers import Fused, Vmapped
 from tests.modelzoo.training.toys import plan_of
 
@@ -44,7 +44,7 @@ def taken(patch: pytest.MonkeyPatch) -> list[str]:
             made.append(kind.__name__)
             return kind(*given)
 
-        patch.setattr(trainers, kind.__name__, make)
+        patch.setattr(choices, kind.__name__, make)
     return made
 
 
