@@ -15,7 +15,7 @@ from metanets.equivariant.canonicalization import Action
 
 NEWTON_STEPS = 60
 # Starts this far along the two softest directions: of 1000 random features of the whole Lorentz group, moved by random
-# elements, 2 led to another minimum than before; with one direction 7, with ten random starts for
+# elements, 1 led to another minimum than before; with one direction 7, with ten random starts for
 # each component instead 10.
 SOFT_STEP = 3.0
 
@@ -101,18 +101,21 @@ def nearest(z: Tensor, group: MatrixGroup) -> tuple[Tensor, Tensor]:
     """
     algebra = group.algebra.to(z)
     with torch.no_grad():
-        first, smallest = _descend(torch.eye(group.n).to(z).expand_as(z), z, algebra)
-        best = first
-        for component in group.components.to(z):
-            u, value = _descend(component @ first, z, algebra)  # from where the first ended: alike for z and g z
-            directions = torch.linalg.eigh(_newton(u, z, algebra)[2])[1]
-            found = [(u, value)]
-            for softest in directions.unbind(2)[:2]:
-                for length in (-SOFT_STEP, SOFT_STEP):
-                    found.append(_descend(_exponential(length * softest, algebra) @ u, z, algebra))
-            for u, value in found:
-                best = torch.where((value < smallest)[:, None, None], u, best)
-                smallest = torch.minimum(smallest, value)
+        first, value = _descend(torch.eye(group.n).to(z).expand_as(z), z, algebra)
+        found, values = [first[None]], [value[None]]
+        # from where the first ended: alike for z and g z; all components side by side, then all soft starts
+        starts = (group.components.to(z)[:, None] @ first).flatten(0, 1)
+        for _ in range(2):
+            many = z.repeat(len(starts) // len(z), 1, 1)
+            u, value = _descend(starts, many, algebra)
+            found.append(u.unflatten(0, (-1, len(z))))
+            values.append(value.unflatten(0, (-1, len(z))))
+            directions = torch.linalg.eigh(_newton(u, many, algebra)[2])[1]
+            lengths = (-SOFT_STEP, SOFT_STEP)
+            softest = directions.unbind(2)[:2]
+            starts = torch.cat([_exponential(length * each, algebra) @ u for each in softest for length in lengths])
+        least = torch.cat(values).argmin(0)
+        best = torch.cat(found)[least, torch.arange(len(z), device=z.device)]
     _, gradient, hessian = _newton(best, z, algebra)
     steps = -torch.linalg.solve(hessian, gradient[..., None])[..., 0]
     u = _exponential(steps, algebra) @ best
@@ -120,24 +123,30 @@ def nearest(z: Tensor, group: MatrixGroup) -> tuple[Tensor, Tensor]:
 
 
 def _descend(u: Tensor, z: Tensor, algebra: Tensor) -> tuple[Tensor, Tensor]:
-    damping = z.new_ones(len(z))
-    value, gradient, hessian = _newton(u, z, algebra)
+    """Damped Newton; a sample leaves the loop when the decrease that its next step promises is lost in rounding."""
+    u, value = u.clone(), z.new_empty(len(z))
+    rows, damping = torch.arange(len(z), device=z.device), z.new_ones(len(z))
+    own_u, own_z = u, z
+    own_value, gradient, hessian = _newton(u, z, algebra)
     for _ in range(NEWTON_STEPS):
         values, vectors = torch.linalg.eigh(hessian)
         # a step along |curvature| goes down also where the Hessian is indefinite
         curvature = values.abs() + damping[:, None] * values.abs().amax(1, keepdim=True) + 1e-30
         steps = -torch.einsum("bij,bj->bi", vectors, torch.einsum("bji,bj->bi", vectors, gradient) / curvature)
-        tried = _exponential(steps, algebra) @ u
-        new_value, new_gradient, new_hessian = _newton(tried, z, algebra)
-        better = new_value <= value
-        u = torch.where(better[:, None, None], tried, u)
-        value = torch.where(better, new_value, value)
-        gradient = torch.where(better[:, None], new_gradient, gradient)
-        hessian = torch.where(better[:, None, None], new_hessian, hessian)
-        damping = torch.where(better, damping * 0.1, (damping * 8).clamp(1e-3, 1e6))
-        scale = torch.finfo(z.dtype).eps * 4 * hessian.abs().amax((1, 2))
-        if bool((gradient.abs().amax(1) <= scale).all()):
+        tried = _exponential(steps, algebra) @ own_u
+        new_value, new_gradient, new_hessian = _newton(tried, own_z, algebra)
+        better = new_value <= own_value
+        promised = (gradient * steps).sum(1).abs()
+        left = (promised > 4 * torch.finfo(z.dtype).eps * (1 + own_value)) | (damping > 0.1)
+        own_u = torch.where(better[:, None, None], tried, own_u)
+        own_value = torch.where(better, new_value, own_value)
+        u[rows], value[rows] = own_u, own_value
+        if not bool(left.any()):
             break
+        gradient = torch.where(better[:, None], new_gradient, gradient)[left]
+        hessian = torch.where(better[:, None, None], new_hessian, hessian)[left]
+        damping = torch.where(better, damping * 0.1, (damping * 8).clamp(1e-3, 1e6))[left]
+        rows, own_u, own_z, own_value = rows[left], own_u[left], own_z[left], own_value[left]
     return u, value
 
 

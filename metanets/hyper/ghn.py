@@ -1,7 +1,8 @@
 """The graph hypernetwork: from the program of an architecture to its parameters, also for architectures never seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 from math import log2, prod
 from typing import Any
 
@@ -132,6 +133,7 @@ class GHN(HypernetworkModule):
             nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, prod(self.sizes[role]))) for role in ROLES
         )  # fmt: skip
         self._known: dict[CellCNNConfig, tuple[Target, ProgramGraph]] = {}
+        self.training_set = self.sample(config.architectures, seed=0)
 
     def architecture(self, config: CellCNNConfig) -> tuple[Target, ProgramGraph]:
         """The target and the graph of an architecture, traced once."""
@@ -141,22 +143,36 @@ class GHN(HypernetworkModule):
             self._known[config] = (target, program_graph(target, inputs, self.config.virtual))
         return self._known[config]
 
-    def states(self, graph: ProgramGraph) -> Tensor:
-        """States of all nodes after one pass forward and one backward, `[node, hidden]`."""
-        state = self.embed(graph.operator) + self.embed_shape(graph.shape)
-        for update, levels, weights in (
-            (self.update[0], graph.levels, graph.weights),
-            (self.update[1], graph.levels[::-1], graph.weights.transpose(1, 2)),
+    def states(self, graphs: Sequence[ProgramGraph]) -> Tensor:
+        """States of all nodes of some graphs after one pass forward and one backward, `[all nodes, hidden]`.
+
+        The graphs go side by side: level k of every one of them is updated at the same time.
+        """
+        operator, shape = (torch.cat([getattr(graph, part) for graph in graphs]) for part in ("operator", "shape"))
+        state = self.embed(operator) + self.embed_shape(shape)
+        first = [0, *accumulate(len(graph.operator) for graph in graphs)]
+        weights = torch.stack([torch.block_diag(*(graph.weights[kind] for graph in graphs)) for kind in range(2)])
+        for update, each, directed in (
+            (self.update[0], [graph.levels for graph in graphs], weights),
+            (self.update[1], [graph.levels[::-1] for graph in graphs], weights.transpose(1, 2)),
         ):
-            for level in levels:
-                own = weights[:, level]
+            for levels in zip_longest(*each):
+                level = torch.cat([start + own for start, own in zip(first, levels, strict=False) if own is not None])
+                own = directed[:, level]
                 message = own[0] @ self.message[0](state) + own[1] @ self.message[1](state)
                 state = state.index_copy(0, level, update(message, state[level]))
         return state
 
     def forward(self, conditioning: CellCNNConfig) -> Parameters:
-        target, graph = self.architecture(conditioning)
-        state = self.states(graph)
+        return self.predict([conditioning])[0]
+
+    def predict(self, architectures: Sequence[CellCNNConfig]) -> list[Parameters]:
+        """Parameters `{name: [1, *shape]}` of several architectures."""
+        known = [self.architecture(config) for config in architectures]
+        states = self.states([graph for _, graph in known]).split([len(graph.operator) for _, graph in known])
+        return [self._decode(target, graph, state) for (target, graph), state in zip(known, states, strict=True)]
+
+    def _decode(self, target: Target, graph: ProgramGraph, state: Tensor) -> Parameters:
         made = {}
         for name, shape in target.shapes.items():
             role = ROLES[graph.roles[name]]
@@ -194,19 +210,17 @@ class GHN(HypernetworkModule):
         return found
 
     def objective(self, problem: Problem, generator: torch.Generator, batch_size: int) -> Tensor:
-        training = self.sample(self.config.architectures, seed=0)
-        rows = torch.randint(len(training), (self.config.meta_batch,), generator=generator)
+        rows = torch.randint(len(self.training_set), (self.config.meta_batch,), generator=generator)
         inputs, targets = problem.batch(generator, batch_size)
-        losses = []
-        for row in rows.tolist():
-            target, _ = self.architecture(training[row])
-            own = {name: value[0] for name, value in self(training[row]).items()}
-            losses.append(problem.task.loss(target(own, *inputs), targets))
+        chosen, losses = [self.training_set[row] for row in rows.tolist()], []
+        for config, made in zip(chosen, self.predict(chosen), strict=True):
+            own = {name: value[0] for name, value in made.items()}
+            losses.append(problem.task.loss(self.architecture(config)[0](own, *inputs), targets))
         return torch.stack(losses).mean()
 
     def unseen(self, count: int, seed: int, nodes: tuple[int, int] | None = None) -> list[CellCNNConfig]:
         """Architectures that are not among those of training."""
-        known = set(self.sample(self.config.architectures, seed=0))
+        known = set(self.training_set)
         found: list[CellCNNConfig] = []
         while len(found) < count:
             seed += 1

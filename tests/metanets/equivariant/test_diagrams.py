@@ -134,6 +134,24 @@ def test_the_functor_respects_composition_with_its_loops(group: Group) -> None:
                 assert np.array_equal(matrix @ m, group.loop**loops * stacked.matrix(group))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [Symmetric(2), Symmetric(3), Orthogonal(3), Symplectic(2), Symplectic(4)], ids=str)
+def test_the_functor_respects_every_composition_up_to_three_points(group: Group) -> None:
+    """Not only on matrices of diagrams, but on all of them at once: every diagram below as one wide matrix."""
+    count = 0
+    for middle in range(4):
+        below = [d for lower in range(4) for d in group.diagrams(lower, middle)]
+        wide = np.concatenate([d.matrix(group) for d in below], 1) if below else np.zeros((group.n**middle, 0))
+        splits = np.cumsum([group.n**d.lower for d in below])[:-1]
+        for upper in range(4):
+            for above in group.diagrams(middle, upper):
+                for d, product_matrix in zip(below, np.split(above.matrix(group) @ wide, splits, 1), strict=True):
+                    stacked, loops = above.compose(d)
+                    assert np.array_equal(product_matrix, group.loop**loops * stacked.matrix(group))
+                    count += 1
+    print(f"{group}: {count:,} compositions")
+
+
 @pytest.mark.parametrize("group", CATEGORIES, ids=str)
 def test_the_functor_respects_products(group: Group) -> None:
     shapes = [(0, 1), (1, 1), (2, 0), (0, 2), (1, 2)]

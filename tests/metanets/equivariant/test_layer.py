@@ -1,5 +1,6 @@
 """The layer: the fast product against the dense one, gradients, equivariance, and what it never builds."""
 
+from itertools import product
 from typing import Any
 
 import networkx as nx
@@ -71,6 +72,30 @@ def test_fast_equals_dense_with_all_gradients(group: Group, terms: str) -> None:
             torch.autograd.grad(fast, inputs, upstream), torch.autograd.grad(dense, inputs, upstream), strict=True
         ):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        *(kind(n) for kind in (Symmetric, Orthogonal, SpecialOrthogonal) for n in (2, 3, 4)),
+        Symplectic(2),
+        Symplectic(4),
+    ],
+    ids=str,
+)
+def test_every_diagram_up_to_three_points_a_row_equals_its_matrix(group: Group) -> None:
+    """One output channel for each diagram, so that the layer shows every product by itself."""
+    n = group.n
+    generator = torch.Generator().manual_seed(0)
+    for order_in, order_out in product(range(4), repeat=2):
+        if not group.dimension(order_in + order_out):
+            continue
+        made = EquivariantLinear(group, order_in, order_out, 1, 1, bias=False, terms="spanning", dense=False)
+        x = torch.randn(2, *(n,) * order_in, 1, generator=generator, dtype=torch.float64)
+        each = made.product(x, torch.eye(len(made.terms), dtype=torch.float64)[:, None])
+        for channel, term in enumerate(made.terms):
+            expected = x.view(2, -1) @ torch.from_numpy(term.matrix(group)).T
+            torch.testing.assert_close(each[..., channel].reshape(2, -1), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=name)
