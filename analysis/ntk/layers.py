@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analysis.ntk.uses import Recorder, Use, record
 
-MATRIX = ("linear", "convolution")
+MATRIX = ("linear", "convolution", "transposed")
 SLACK = 1e4  # two runs on the same sample may differ by so many rounding errors
 
 
@@ -161,8 +161,10 @@ def _layer(
         kind = "matrix"
     elif kinds == {"embedding"}:
         kind = "embedding"
-    fan_out = weight.shape[-1] if kind == "embedding" else len(weight) if role == "weight" and kind == "matrix" else weight.numel()  # fmt: skip
-    fan_in = prod(weight.shape[1:]) + bias if kind == "matrix" else len(weight) if kind == "embedding" else 1
+    fan_out = weight.shape[-1] if kind == "embedding" else weight.numel()
+    if kind == "matrix":
+        fan_out = weight.shape[1] if kinds == {"transposed"} else len(weight)
+    fan_in = weight.numel() // fan_out + bias if kind == "matrix" else len(weight) if kind == "embedding" else 1
     last = (
         samplewise and kind == "matrix" and len(own) == 1 and own[0].returned is output and output.ndim == 2
         and own[0].kind == "linear"
@@ -213,23 +215,34 @@ def entering(use: Use, axis: int | None, count: int, bias: bool) -> Tensor:
     """
     if use.kind == "embedding":
         return samples(use.input, use, axis, count, indices=True)
-    if use.kind != "convolution":
+    if use.kind not in ("convolution", "transposed"):
         rows = samples(use.input, use, axis, count)
         return torch.cat([rows, torch.ones_like(rows[..., :1])], -1) if bias else rows
     settings = dict(use.settings)
     groups = settings.pop("groups")
-    image = use.input if use.input.ndim == 4 else use.input.unsqueeze(2)
-    if use.input.ndim == 3:
-        settings = {key: ({"padding": 0}.get(key, 1), *value) for key, value in settings.items()}
-    patches = F.unfold(
-        image, settings["kernel"], stride=settings["stride"], padding=settings["padding"],
-        dilation=settings["dilation"],
-    )  # fmt: skip
+    patches = patches_of(use.input, **settings)
     patches = patches.unflatten(1, (groups, -1))  # [B, G, I, L]
     if bias:
         patches = torch.cat([patches, torch.ones_like(patches[:, :, :1])], 2)
     patches = patches.flatten(1, 2).mT if groups == 1 else patches.permute(0, 3, 1, 2)
     return patches if len(patches) == count else patches.reshape(count, -1, *patches.shape[2:])
+
+
+def patches_of(
+    image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """What a convolution reads at each of its places, `[B, C · taps, places]`, for one to three dimensions."""
+    if image.ndim == 3:
+        return patches_of(image.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), (1, *dilation))
+    if image.ndim == 4:
+        return F.unfold(image, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
+    image = F.pad(image, [p for p in reversed(padding) for _ in range(2)])
+    for axis, (k, s, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        place = 2 + 2 * axis
+        starts = torch.arange(0, image.shape[place] - gap * (k - 1), s, device=image.device)
+        index = starts[:, None] + gap * torch.arange(k, device=image.device)
+        image = image.index_select(place, index.flatten()).unflatten(place, index.shape)
+    return image.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(5).flatten(1, 4)
 
 
 def jacobian(use: Use, role: str, entered: Tensor, gradients: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A `TorchFunctionMode` sees every call that a parameter takes part in, whether a module made it or a bare function, and
 however often one parameter is used. Operations with a rule (linear maps, convolutions, embeddings, affine parameters of
-normalizations) are recorded; a parameter that enters any other operation is left to automatic differentiation.
+normalizations) are recorded, opaque calls that consist of them are written out (`analysis.ntk.unpacked`); a parameter
+that enters any other operation is left to automatic differentiation.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from analysis.ntk.unpacked import UNPACKED
+
 
 @dataclass
 class Use:
     """One call of an operation with parameters.
 
     Args:
-        kind: `linear`, `convolution`, `embedding` or `affine` (the scale and shift of a normalization).
+        kind: `linear`, `convolution`, `transposed` (convolution), `embedding` or `affine` (the scale and shift of a normalization).
         weight: name of its weight, None where that is no parameter.
         bias: likewise.
         input: what the weight multiplies: activations, indices, or normalized activations.
@@ -72,8 +75,38 @@ def _convolution(
         }  # fmt: skip
         return "convolution", input, -1, settings
 
-    ruled = space in (1, 2) and input.ndim == weight.ndim and not isinstance(padding, str)
+    ruled = space in (1, 2, 3) and input.ndim == weight.ndim and not isinstance(padding, str)
     return Call(weight, bias, (input,), use if ruled else None)
+
+
+def _transposed(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> Call:  # fmt: skip
+    """As a convolution of the input with zeros between its entries; the order of taps does not matter for a kernel."""
+    space = weight.ndim - 2
+
+    def wide(value: Any) -> tuple[int, ...]:
+        return (value,) * space if isinstance(value, int) else tuple(value) * (space // len(value))
+
+    def use() -> tuple[str, Tensor, int, Mapping[str, Any]]:
+        kernel, steps, gaps = tuple(weight.shape[2:]), wide(stride), wide(dilation)
+        sizes = [(n - 1) * s + 1 for n, s in zip(input.shape[2:], steps, strict=True)]
+        spread = input.new_zeros(*input.shape[:2], *sizes)
+        spread[(..., *(slice(None, None, s) for s in steps))] = input
+        margins: list[int] = []
+        for k, gap, cut, more in reversed(list(zip(kernel, gaps, wide(padding), wide(output_padding), strict=True))):
+            margins += [gap * (k - 1) - cut, gap * (k - 1) - cut + more]
+        settings = {
+            "kernel": kernel,
+            "stride": (1,) * space,
+            "padding": (0,) * space,
+            "dilation": gaps,
+            "groups": groups,
+        }
+        return "transposed", F.pad(spread, margins), -1, settings
+
+    return Call(weight, bias, (input,), use if space in (1, 2, 3) and input.ndim == weight.ndim else None)
 
 
 def _embedding(
@@ -123,7 +156,8 @@ def _batch_norm(
 
 
 RULES: dict[Any, Callable[..., Call]] = {
-    F.linear: _linear, F.conv1d: _convolution, F.conv2d: _convolution, F.embedding: _embedding,
+    F.linear: _linear, F.conv1d: _convolution, F.conv2d: _convolution, F.conv3d: _convolution,
+    F.conv_transpose1d: _transposed, F.conv_transpose2d: _transposed, F.conv_transpose3d: _transposed, F.embedding: _embedding,
     F.layer_norm: _layer_norm, F.rms_norm: _rms_norm, F.group_norm: _group_norm, F.batch_norm: _batch_norm,
 }  # fmt: skip
 
@@ -146,6 +180,9 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in UNPACKED and (written_out := UNPACKED[func](*args, **kwargs)) is not None:
+            with self:
+                return written_out()
         rule = RULES.get(func)
         if rule is not None:
             call = rule(*args, **kwargs)

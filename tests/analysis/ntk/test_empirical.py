@@ -273,25 +273,66 @@ def test_refusals() -> None:
         diagonal.matrix()
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer"])
+PACKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "LSTM": ((4, 3), {"num_layers": 2, "bidirectional": True}),
+    "GRU": ((4, 4), {"bias": False}),
+    "RNN": ((4, 4), {}),
+    "MultiheadAttention": ((4, 2), {}),
+    "TransformerEncoderLayer": ((4, 2, 8, 0.0), {}),
+}
+
+
+class Packed(nn.Module):
+    """A module that torch computes in one opaque call, and a head."""
+
+    def __init__(self, kind: str, cross: bool = False) -> None:
+        super().__init__()
+        sizes, options = PACKED[kind]
+        self.inner = getattr(nn, kind)(*sizes, batch_first=True, **options)
+        self.head = nn.LazyLinear(2)
+        self.attends, self.cross = kind == "MultiheadAttention", cross
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        h = self.inner(x, x.flip(1) if self.cross else x, x, attn_mask=mask) if self.attends else self.inner(x)
+        return self.head((h[0] if isinstance(h, tuple) else h).mean(1))
+
+
+@pytest.mark.parametrize("kind", PACKED)
 def test_the_packed_modules_of_torch(kind: str) -> None:
-    """What torch computes in one opaque call is differentiated; the head behind it keeps its product."""
-
-    class Wrapped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            sizes = {"MultiheadAttention": (4, 2), "TransformerEncoderLayer": (4, 2, 8, 0.0)}.get(kind, (4, 4))
-            self.inner = getattr(nn, kind)(*sizes, batch_first=True)
-            self.head = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.inner(x, x, x) if kind == "MultiheadAttention" else self.inner(x)
-            return self.head((h[0] if isinstance(h, tuple) else h).mean(1))
-
+    """What torch computes in one opaque call is written out, and every matrix gets its product."""
     torch.manual_seed(0)
-    module, x = Wrapped().double().eval(), torch.randn(5, 3, 4, dtype=torch.float64)
+    x = torch.randn(5, 3, 4, dtype=torch.float64)
+    module = Packed(kind).double().eval()
+    module(x)
+    found = empirical_kernel(module, x)
+    assert error(found.values, dense_kernel(dense_jacobian(module, [x]))) < EXACT
+    assert "vjp" not in {share.method for share in found.shares}
+    v = np.ones(10)
+    np.testing.assert_allclose(TangentKernelOperator(module, x) @ v, found.matrix().numpy() @ v, rtol=1e-9)
+
+
+def test_attention_between_two_inputs_is_differentiated() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 4, dtype=torch.float64)
+    module = Packed("MultiheadAttention", cross=True).double().eval()
+    module(x)
     found = empirical_kernel(module, x)
     assert error(found.values, dense_kernel(dense_jacobian(module, [x]))) < EXACT
     assert {share.method for share in found.shares} >= {"vjp", "hadamard"}
-    v = np.ones(10)
-    np.testing.assert_allclose(TangentKernelOperator(module, x) @ v, found.matrix().numpy() @ v, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["ghost", "jacobian"])
+@pytest.mark.parametrize("space", [1, 2, 3])
+def test_convolutions_of_every_kind(space: int, method: str) -> None:
+    """Plain and transposed, with strides, gaps, margins and groups."""
+    torch.manual_seed(space)
+    plain, back = getattr(nn, f"Conv{space}d"), getattr(nn, f"ConvTranspose{space}d")
+    module = nn.Sequential(
+        plain(2, 4, 3, stride=2, padding=1), nn.Tanh(), back(4, 2, 2, stride=2, output_padding=1), nn.Tanh(),
+        back(2, 4, 3, padding=2, dilation=1, groups=2), nn.Tanh(), back(4, 1, 1, padding=1), nn.Flatten(),
+    ).double()  # fmt: skip
+    x = torch.randn(3, 2, *(5, 4, 4)[:space], dtype=torch.float64)
+    found = empirical_kernel(module, x, method=method)
+    assert error(found.values, dense_kernel(dense_jacobian(module, [x]))) < EXACT
+    assert {share.method for share in found.shares} <= {"ghost", "jacobian", "hadamard"}
