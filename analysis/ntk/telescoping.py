@@ -7,12 +7,15 @@ Beyond" (Jeffares, Curth and van der Schaar, 2024; row S193).
 
 beside the single expansion at the start, f_0 + ∇f_0 · (θ_T − θ_0). On the squared loss every step θ_t − θ_{t−1} is affine in
 the training targets y (the preconditioner of Adam is taken as it was), so the model is a smoother f̃_T(x) = s_T(x) · y + c_T(x),
-and N · mean ‖s_T(x)‖² counts the parameters that it effectively uses at x.
+and N · mean ‖s_T(x)‖² counts the parameters that it effectively uses at x. The
+polynomial problem, whose test error falls long after its training error, is that of "Grokking as the Transition from
+Lazy to Rich Training Dynamics" (Kumar, Bordelon, Gershman and Pehlevan, 2024).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -48,13 +51,19 @@ class Telescope:
     network: Tensor
 
     @property
+    def correlation(self) -> float:
+        """Correlation over steps of the test error with the ratio of effective parameters, test to training, logarithms of both."""
+        used = np.log(self.rows["test parameters"] / self.rows["train parameters"])
+        return float(np.corrcoef(used, np.log(self.rows["test loss"]))[0, 1])
+
+    @property
     def sentence(self) -> str:
         """The result in one sentence."""
         last = self.rows.iloc[-1]
         return (
             f"after {last['step']:.0f} steps the telescoping model is {last['telescoping error']:.2%} away from the network, "
             f"the expansion at the start {last['lazy error']:.1%}; {last['train parameters']:.1f} effective parameters on "
-            f"training inputs, {last['test parameters']:.1f} on test inputs."
+            f"training inputs, {last['test parameters']:.1f} on test inputs, whose ratio correlates with the test error at {self.correlation:.2f}."
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -155,9 +164,47 @@ def toy_problem(samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     return x[:samples], noisy, x[samples:], y[samples:]
 
 
-class TelescopingOptions(Options):
-    """Optimizer, learning rate, steps, hidden width, samples."""
+class Committee(nn.Module):
+    """f(x) = (α / m) Σ_j φ(w_j · x) − the same at the start, φ(h) = h + ε h² / 2: lazy for large α.
 
+    Args:
+        features: of x.
+        width: m.
+        scale: α.
+        curvature: ε.
+    """
+
+    def __init__(self, features: int, width: int, scale: float, curvature: float = 0.25) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, features, dtype=torch.float64))
+        self.start: Tensor
+        self.register_buffer("start", self.weight.detach().clone())
+        self.scale, self.curvature = scale, curvature
+
+    def forward(self, x: Tensor) -> Tensor:
+        now, before = x @ self.weight.T, x @ self.start.T
+        moved = now - before + self.curvature * (now.square() - before.square()) / 2
+        return self.scale * moved.mean(1, keepdim=True)
+
+
+def polynomial_problem(samples: int, features: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs N(0, I / features) and y = (β · x)² / 2 for a direction β of norm √features; 200 test inputs."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples + 200, features, generator=draw, dtype=torch.float64) / features**0.5
+    beta = torch.randn(features, generator=draw, dtype=torch.float64)
+    y = (x @ (beta * features**0.5 / beta.norm())).square() / 2
+    return x[:samples], y[:samples], x[samples:], y[samples:]
+
+
+class TelescopingOptions(Options):
+    """Optimizer, learning rate, steps, hidden width, samples; the problem: smooth, or a polynomial that is grokked.
+
+    `scale` is α of the polynomial's network.
+    """
+
+    problem: Literal["smooth", "polynomial"] = "smooth"
+    scale: float = Field(0.25, gt=0)
+    features: int = Field(20, ge=1)
     optimizer: Optimizer = "adamw"
     rate: float = Field(1e-3, gt=0)
     steps: int = Field(500, ge=1)
@@ -173,8 +220,17 @@ def telescoping(options: TelescopingOptions) -> Telescope:
     width = options.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
+        committee = Committee(options.features, width, options.scale)
+        torch.manual_seed(options.seed)
         module = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)).double()  # fmt: skip
-    data = toy_problem(options.samples, options.seed)
+    grokking = options.problem == "polynomial"
+    data = polynomial_problem(options.samples, options.features, options.seed) if grokking else toy_problem(options.samples, options.seed)  # fmt: skip
     return telescope(
-        module, *data, options.steps, options.rate, options.optimizer, options.weight_decay, max(1, options.steps // 10)
+        committee if grokking else module,
+        *data,
+        options.steps,
+        options.rate,
+        options.optimizer,
+        options.weight_decay,
+        max(1, options.steps // 10),
     )

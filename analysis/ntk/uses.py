@@ -93,7 +93,8 @@ def _transposed(
         kernel, steps, gaps = tuple(weight.shape[2:]), wide(stride), wide(dilation)
         sizes = [(n - 1) * s + 1 for n, s in zip(input.shape[2:], steps, strict=True)]
         spread = input.new_zeros(*input.shape[:2], *sizes)
-        spread[(..., *(slice(None, None, s) for s in steps))] = input
+        places: tuple[Any, ...] = (..., *(slice(None, None, s) for s in steps))
+        spread[places] = input
         margins: list[int] = []
         for k, gap, cut, more in reversed(list(zip(kernel, gaps, wide(padding), wide(output_padding), strict=True))):
             margins += [gap * (k - 1) - cut, gap * (k - 1) - cut + more]
