@@ -16,8 +16,8 @@ from modelzoo.kernels.registry import Op, Work, part, register
 def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor | None = None, reverse: bool = False) -> Tensor:
     """h_t = a_t ⊙ h_{t-1} + x_t for every t, real or complex; with `reverse` h_t = a_t ⊙ h_{t+1} + x_t.
 
-    Long sequences are cut into chunks that are scanned side by side; a product of decays over one chunk must then fit
-    the dtype, which it does for |a| ≤ 1.
+    On a GPU long sequences are cut into chunks that are scanned side by side; a product of decays over one chunk must then
+    fit the dtype, which it does for |a| ≤ 1.
 
     Args:
         decay: a, broadcast against `inputs`; `[channel]` for a recurrence that does not change with time.
@@ -26,7 +26,8 @@ def linear_scan(decay: Tensor, inputs: Tensor, initial: Tensor | None = None, re
         reverse: run from the last step to the first.
 
     Returns:
-        All states, `[…, time, channel]`. Every derivative exists.
+        All states, `[…, time, channel]`; the last one, with which another scan may go on, is `[…, -1, :]` (`[…, 0, :]` if
+        `reverse`). Every derivative exists.
 
     Raises:
         ValueError: the decay does not broadcast against the inputs.

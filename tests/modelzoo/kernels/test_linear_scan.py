@@ -19,9 +19,9 @@ def test_chunks_in_the_interpreter(example: int, chunk: int, monkeypatch: pytest
             assert not torch.allclose(triton.forward(decay, inputs, False), wanted, atol=1e-2)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 140), st.integers(1, 4), st.booleans(), st.integers(0, 2**31))
-def test_chunks_on_the_cpu(time: int, channels: int, reverse: bool, seed: int) -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.sampled_from([1, 3, 64, 67]), st.booleans(), st.integers(0, 2**31))
+def test_blocks_of_channels_on_the_cpu(time: int, channels: int, reverse: bool, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     decay = 2 * torch.rand(2, time, channels, generator=draw, dtype=torch.float64) - 1
     inputs = torch.randn(2, time, channels, generator=draw, dtype=torch.float64)
