@@ -39,7 +39,7 @@ class GHNConfig(HypernetworkConfig):
         largest: output and input channels that are decoded; larger tensors are tiled.
     """
 
-    hidden: int = Field(default=32, gt=0)
+    hidden: int = Field(default=64, gt=0)
     architectures: int = Field(default=100, gt=0)
     nodes: tuple[int, int] = (2, 6)
     channels: tuple[int, ...] = (8, 12)
@@ -245,8 +245,8 @@ HYPERNETWORK = register(
         paper=Paper("Parameter Prediction for Unseen Deep Architectures", "Knyazev et al.", 2021, "S097"),
         conditioning="the program of an architecture",
         summary="A gated graph network over the program with virtual edges predicts parameters of unseen architectures.",
-        recipe=Recipe(steps=1000, batch_size=64, learning_rate=3e-3, gradient_clip=5.0),
-        tiny={"architectures": 3, "hidden": 8, "meta_batch": 2},
+        recipe=Recipe(steps=1500, batch_size=64, learning_rate=1e-3, gradient_clip=5.0),
+        tiny={"architectures": 2, "hidden": 8, "meta_batch": 2, "nodes": (2, 3)},
         family="cell_cnn",
     )
 )

@@ -1,6 +1,6 @@
 """Neural Metamorphosis: the weights of networks of every width as one smooth function of coordinates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from math import prod
 from typing import Any
@@ -227,13 +227,24 @@ def scaled(widths: Widths, share: float) -> Widths:
 
 def smoothed(module: nn.Module, problem: Problem) -> dict[str, Tensor]:
     """The module's parameters with every layer's units along a shortest Hamiltonian path; the function is the same."""
+    return reordered(module, problem, lambda units: hamiltonian_path(torch.cdist(units, units, p=1).numpy()))
+
+
+def reordered(module: nn.Module, problem: Problem, order: Callable[[Tensor], NDArray[np.intp]]) -> dict[str, Tensor]:
+    """The module's parameters with every layer's units in another order; the function is the same.
+
+    Args:
+        module: a member of the problem's family.
+        problem: for its example inputs.
+        order: from all weights of a layer's units, `[unit, weights]`, to the units in their new order.
+    """
     module = module.eval()
     group = permutation_group(graphs.trace(module, problem.task.example_inputs()))
     parameters = {name: value.detach() for name, value in module.named_parameters()}
     chosen = {}
     for factor in group.factors:
         if isinstance(factor, PermutationFactor) and len(factor.identity()) == 1:
-            place = np.argsort(hamiltonian_path(_distances(factor, parameters)))
+            place = np.argsort(order(_units(factor, parameters).double()))
             chosen[factor.name] = torch.from_numpy(place)[None]
     return dict(group.element(chosen).apply(parameters))
 
@@ -246,11 +257,6 @@ def _units(factor: PermutationFactor, parameters: Mapping[str, Tensor]) -> Tenso
             for dim in slot.dims:
                 rows.append(parameters[slot.tensor].movedim(dim, 0).reshape(parameters[slot.tensor].shape[dim], -1))
     return torch.cat(rows, 1)
-
-
-def _distances(factor: PermutationFactor, parameters: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    units = _units(factor, parameters).double()
-    return torch.cdist(units, units, p=1).numpy()
 
 
 def hamiltonian_path(distances: NDArray[np.float64], restarts: int = 8) -> NDArray[np.intp]:

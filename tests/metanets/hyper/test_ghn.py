@@ -74,6 +74,14 @@ def test_predicted_parameters_have_the_size_their_operation_asks_for() -> None:
                 assert value.max() < (2 if role == "norm" else 1)
 
 
+def test_architectures_side_by_side_get_what_they_get_alone() -> None:
+    model = build(hidden=8)
+    other = CellCNNConfig(nodes=("conv1:0",), channels=6)
+    for config, made in zip((CHAIN, other, CHAIN), model.predict([CHAIN, other, CHAIN]), strict=True):
+        for name, value in model(config).items():
+            torch.testing.assert_close(made[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_parameters_depend_on_the_rest_of_the_architecture() -> None:
     model = build(hidden=8)
     other = CHAIN.model_copy(update={"nodes": ("conv3:0", "pool:1")})
@@ -102,8 +110,8 @@ def accuracies(model: GHN, chosen: Problem, configs: list[CellCNNConfig]) -> Ten
 
 
 def test_learning_lowers_the_loss_of_predicted_networks() -> None:
-    chosen, model, curve = problem(), build(architectures=4, meta_batch=2), []
-    recipe = hypernetwork("ghn").recipe.model_copy(update={"steps": 40})
+    chosen, model, curve = problem(), build(architectures=3, nodes=(2, 3), hidden=32, meta_batch=2), []
+    recipe = hypernetwork("ghn").recipe.model_copy(update={"steps": 40, "learning_rate": 3e-3})
     model.fit(chosen, recipe, 0, lambda step, loss: curve.append(loss))
     assert sum(curve[-10:]) < sum(curve[:10]) - 0.3
 
@@ -133,17 +141,16 @@ def course(chosen: Problem, config: CellCNNConfig, start: dict[str, Tensor] | No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_architectures_that_were_never_trained_on() -> None:
     chosen, found = problem(), hypernetwork("ghn")
-    recipe = found.recipe.model_copy(update={"steps": 800})
     second = build(architectures=60)
     first = build(architectures=60, virtual=1, normalize=False, meta_batch=1)
     configs = second.unseen(24, 0)
     random = build(architectures=60)
     random._known = second._known  # traced once
     for model in (second, first):
-        model.fit(chosen, recipe, 0)
+        model.fit(chosen, found.recipe, 0)
     own, older, chance = (accuracies(model, chosen, configs) for model in (second, first, random))
     wide = second.unseen(8, 0, nodes=(8, 10))
     print(f"unseen architectures: GHN-2 {own.mean():.3f}, GHN-1 {older.mean():.3f}, untrained {chance.mean():.3f}, deeper ones {accuracies(second, chosen, wide).mean():.3f}")  # fmt: skip
@@ -156,5 +163,7 @@ def test_architectures_that_were_never_trained_on() -> None:
     tau = kendalltau(own[:16].numpy(), trained).statistic
     usual, warm = (sorted(column)[8] for column in zip(*saved, strict=True))
     print(f"Kendall's tau of predicted and trained accuracy {tau:.2f}; median steps to 85%: usual initialisation {usual}, predicted {warm}")  # fmt: skip
-    assert own.mean() >= chance.mean() + 0.2
+    assert own.mean() >= 0.6
+    assert chance.mean() <= 0.2
     assert own.mean() >= older.mean() + 0.05
+    assert tau >= 0.3

@@ -5,14 +5,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import graphs
 from graphs.factors import PermutationFactor
 from graphs.symmetry import permutation_group
 from metanets.hyper import Problem, Target, hypernetwork
-from metanets.hyper.hypernetwork import descend
-from metanets.hyper.neumeta import NeuMeta, NeuMetaConfig, _units, hamiltonian_path, resized, smoothed
+from metanets.hyper.neumeta import NeuMeta, NeuMetaConfig, _units, hamiltonian_path, smoothed
+from metanets.hyper.width_sweep import at_width, by_magnitude, generated, score, trained, width_sweep
 from modelzoo.errors import UserError
 from modelzoo.family import Recipe, family
 from modelzoo.task import task
@@ -21,17 +21,6 @@ from modelzoo.task import task
 def problem(name: str = "mlp", **fields: object) -> Problem:
     found, digits = family(name), task("digits")
     return Problem(found, found.configure(digits, fields), digits)
-
-
-def pretrained(chosen: Problem, steps: int) -> nn.Module:
-    module, generator = chosen.family.build(chosen.config, 0), torch.Generator().manual_seed(0)
-
-    def loss() -> Tensor:
-        inputs, targets = chosen.batch(generator, 64)
-        return chosen.task.loss(module(*inputs), targets)
-
-    descend(module, loss, Recipe(steps=steps, learning_rate=5e-3))
-    return module
 
 
 def test_the_path_is_as_short_as_the_best_of_all_orders() -> None:
@@ -51,7 +40,7 @@ def test_the_path_is_as_short_as_the_best_of_all_orders() -> None:
 @pytest.mark.parametrize(("name", "fields"), [("mlp", {"hidden": (24,)}), ("small_cnn", {"channels": (12, 12)})])
 def test_smoothing_lowers_the_total_variation_and_keeps_the_function(name: str, fields: dict[str, object]) -> None:
     chosen = problem(name, **fields)
-    module = pretrained(chosen, 30).double()
+    module = trained(chosen, Recipe(steps=30, learning_rate=5e-3)).double()
     inputs = tuple(x.double() for x in chosen.task.example_inputs(8))
     before = {key: value.detach() for key, value in module.named_parameters()}
     after = smoothed(module.float(), chosen)
@@ -98,63 +87,48 @@ def test_a_family_without_widths_is_refused() -> None:
         NeuMeta(Target(nn.Linear(3, 3)), NeuMetaConfig())
 
 
-def sweep(chosen: Problem, widths: tuple[int, ...], steps: int, **fields: object) -> tuple[NeuMeta, list[float]]:
-    """The trained manifold, and the test accuracy of networks sampled from it."""
-    torch.manual_seed(0)
-    found = hypernetwork("neumeta")
-    model = NeuMeta(chosen.target(), NeuMetaConfig(held_out=widths[:-1], **fields))
-    model.fit(chosen, found.recipe.model_copy(update={"steps": steps}), 0)
-    generator = torch.Generator().manual_seed(0)
-    scores = []
-    with torch.no_grad():
-        for width in widths:
-            narrow = model.of_widths((width,))
-            scores.append(float(chosen.scores(narrow, model.averaged(narrow, generator))[0]))
-    return model, scores
+def recipe(steps: int) -> Recipe:
+    return hypernetwork("neumeta").recipe.model_copy(update={"steps": steps})
 
 
-def sliced(module: nn.Module, chosen: Problem, width: int) -> float:
-    """Test accuracy of the first units of a network alone."""
-    narrow = Target.of(chosen.family, resized(chosen.config, (width,)))
-    own = dict(module.named_parameters())
-    cut = {
-        name: own[name].detach()[tuple(slice(size) for size in shape)][None] for name, shape in narrow.shapes.items()
-    }
-    return float(chosen.scores(narrow, cut)[0])
+def test_reordered_units_keep_the_function_and_the_largest_come_first() -> None:
+    chosen = problem(hidden=(12,))
+    module = chosen.family.build(chosen.config, 0)
+    sorted_ = by_magnitude(module, chosen)
+    (x,) = chosen.task.example_inputs(4)
+    torch.testing.assert_close(Target(module)(sorted_, x), module(x), atol=1e-5, rtol=0)
+    units = torch.cat([sorted_["layers.0.weight"], sorted_["layers.0.bias"][:, None], sorted_["layers.2.weight"].T], 1)
+    assert (units.norm(dim=1).diff() <= 1e-6).all()
+    assert score(chosen, sorted_) == pytest.approx(score(chosen, dict(module.named_parameters())), abs=5e-3)
 
 
 def test_widths_that_were_never_trained() -> None:
     chosen = problem(hidden=(32,))
-    _, scores = sweep(chosen, (8, 16, 32), 200, pretraining=150)
-    assert min(scores) >= 0.6
-    assert sliced(pretrained(chosen, 150), chosen, 8) < scores[0] - 0.1
+    own = generated(chosen, [(8,), (16,), (32,)], NeuMetaConfig(pretraining=100), recipe(120))
+    assert min(own) >= 0.6
+    full = trained(chosen, Recipe(steps=100, learning_rate=5e-3))
+    assert score(at_width(chosen, (8,)), dict(full.named_parameters())) < own[0] - 0.1
 
 
 @pytest.mark.slow
 def test_the_width_sweep() -> None:
     chosen = problem(hidden=(32,))
-    widths = (8, 12, 16, 20, 24, 28, 32)
-    _, own = sweep(chosen, widths, 800)
-    _, rough = sweep(chosen, widths, 800, smooth=False, noise=0.0)
-    full = pretrained(chosen, 300)
+    widths = [(width,) for width in (8, 12, 16, 20, 24, 28, 32)]
+    found = width_sweep(chosen, widths, NeuMetaConfig(), recipe(800))
+    found["rough"] = generated(chosen, widths, NeuMetaConfig(smooth=False, noise=0.0), recipe(800))
+    for name, row in found.items():
+        print(name, *(f"{value:.3f}" for value in row))
+    own, full = found["generated"], trained(chosen)
     before, after = dict(full.named_parameters()), smoothed(full, chosen)
     (factor,) = permutation_group(graphs.trace(full, chosen.task.example_inputs())).factors
     assert isinstance(factor, PermutationFactor)
-    rough_size, smooth_size = (float(_units(factor, own).detach().diff(dim=0).abs().sum()) for own in (before, after))
-    print(f"total variation after ordering: {smooth_size / rough_size:.2f} of before")
-    cut = [sliced(full, chosen, width) for width in widths]
-    trained = []
-    for width in widths:
-        narrow = Problem(chosen.family, resized(chosen.config, (width,)), chosen.task)
-        module = pretrained(narrow, 300)
-        trained.append(float(narrow.scores(narrow.target(), {k: v.detach()[None] for k, v in module.named_parameters()})[0]))  # fmt: skip
-    flat = torch.cat([p.detach().flatten() for p in full.parameters()])
-    least = flat.abs().quantile(0.75)
-    kept = {k: torch.where(v.detach().abs() >= least, v.detach(), 0)[None] for k, v in full.named_parameters()}
-    pruned = float(chosen.scores(chosen.target(), kept)[0])
-    for name, row in (("width", widths), ("generated", own), ("neither order nor noise", rough), ("trained", trained), ("sliced", cut)):  # fmt: skip
-        print(name, *(f"{value:.3f}" if isinstance(value, float) else value for value in row))
-    print(f"full size with three quarters of its weights pruned: {pruned:.3f}")
+    sizes = [float(_units(factor, each).detach().diff(dim=0).abs().sum()) for each in (before, after)]
+    print(f"total variation after ordering: {sizes[1] / sizes[0]:.2f} of before")
+    least = torch.cat([p.detach().flatten() for p in full.parameters()]).abs().quantile(0.75)
+    kept = {name: torch.where(value.detach().abs() >= least, value.detach(), 0) for name, value in before.items()}
+    print(f"full size with three quarters of its weights set to zero: {score(chosen, kept):.3f}")
     assert min(own) >= own[-1] - 0.05, "no unseen width is more than five points below the full size"
-    assert own[0] > cut[0] + 0.15
-    assert np.mean(own[:-1]) > np.mean(rough[:-1])
+    assert found["pruned"][0] <= found["pruned"][-1] - 0.15, "three quarters of the units pruned lose fifteen points"
+    assert own[0] > found["pruned"][0] + 0.1
+    assert np.mean(own[:-1]) > np.mean(found["rough"][:-1])
+    assert sizes[1] <= 0.8 * sizes[0]
