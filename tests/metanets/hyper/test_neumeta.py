@@ -104,9 +104,9 @@ def test_reordered_units_keep_the_function_and_the_largest_come_first() -> None:
 
 def test_widths_that_were_never_trained() -> None:
     chosen = problem(hidden=(32,))
-    own = generated(chosen, [(8,), (16,), (32,)], NeuMetaConfig(pretraining=100), recipe(120))
+    own = generated(chosen, [(8,), (16,), (32,)], NeuMetaConfig(pretraining=150), recipe(200))
     assert min(own) >= 0.6
-    full = trained(chosen, Recipe(steps=100, learning_rate=5e-3))
+    full = trained(chosen, Recipe(steps=150, learning_rate=5e-3))
     assert score(at_width(chosen, (8,)), dict(full.named_parameters())) < own[0] - 0.1
 
 
