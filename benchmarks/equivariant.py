@@ -37,6 +37,12 @@ SIZES: list[Size] = [  # kind, n, order in, order out, channels
     *((Symplectic, n, 3, 3, 1) for n in (4, 8, 14)),
 ]
 
+MEMORY: list[Size] = [
+    *((Symmetric, n, 2, 2, 1) for n in (20, 40, 60)),
+    *((Symmetric, n, 3, 3, 1) for n in (8, 12)),
+    *((Orthogonal, n, 3, 3, 1) for n in (8, 14)),
+]
+
 
 def layer(kind: type, n: int, order_in: int, order_out: int, channels: int) -> EquivariantLinear:
     torch.manual_seed(0)
@@ -94,7 +100,7 @@ def _peak(side: str, kind: str, *numbers: str) -> None:
 
 def main(sizes: Sequence[Size] = SIZES) -> int:
     notes = []
-    for size in ((Symmetric, 60, 2, 2, 1), (Orthogonal, 14, 3, 3, 1)):
+    for size in MEMORY:
         if size in sizes:
             fast, dense = (peak_megabytes(side, *size) for side in ("diagrams", "dense"))
             text = (
