@@ -71,7 +71,7 @@ forward.register_autograd(_backward, setup_context=_save)
 
 
 def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
-    """Odd lengths and widths, both directions, complex numbers, one chunk and several."""
+    """Odd lengths and widths, both directions, complex numbers, states that come in."""
     draw = torch.Generator().manual_seed(seed)
     double = dtype in (torch.float32, torch.float64)
 
@@ -86,11 +86,11 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
 
     cases: list[tuple[Any, ...]] = [
         (decays(2, 7, 3), random(2, 7, 3)),
-        (decays(2, 37, 5), random(2, 37, 5), None, True),
-        (decays(3), random(1, 21, 3), random(1, 3)),
+        (decays(2, 13, 5), random(2, 13, 5), None, True),
+        (decays(3), random(1, 9, 3), random(1, 3)),
     ]
     if double:
-        cases.append((decays(2, 19, 3, complex=True), random(2, 19, 3, complex=True)))
+        cases.append((decays(1, 9, 3, complex=True), random(1, 9, 3, complex=True)))
         cases.append((decays(1, 5, 2, complex=True), random(1, 5, 2, complex=True), random(1, 2, complex=True), True))
     return cases
 

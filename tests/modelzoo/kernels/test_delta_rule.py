@@ -1,27 +1,24 @@
-"""What the sweep does not see: several segments, keys that are all alike, states handed on, bad shapes."""
+"""What the sweep does not see: several chunks, keys that are all alike, states handed on, bad shapes."""
 
 import pytest
 import torch
 
-from modelzoo.kernels.chunk_linear_attention import triton as attention
-from modelzoo.kernels.delta_rule import delta_rule, examples, reference, triton
+from modelzoo.kernels.delta_rule import compiled, delta_rule, examples, reference
 from tests.modelzoo.kernels.checks import TOLERANCE, difference
 
 
-def test_segments_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (attention, triton):
-        monkeypatch.setattr(module, "SEGMENT", 8)
-        monkeypatch.setattr(module, "CHUNK", 4)
+def test_keys_that_are_all_alike() -> None:
+    """The worst a triangular system can be, over several chunks."""
     draw = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 11, width, generator=draw) for width in (3, 3, 2))
-    k = (k / k.norm(dim=-1, keepdim=True)).index_fill(1, torch.arange(5), 0.5)  # the worst a triangular system can be
-    beta, state = torch.rand(1, 11, 1, generator=draw), torch.randn(1, 3, 2, generator=draw)
-    wanted, got = (list(path.forward(q, k, v, beta, state)) for path in (reference, triton))
+    q, k, v = (torch.randn(1, 70, width, generator=draw) for width in (3, 3, 2))
+    k = (k / k.norm(dim=-1, keepdim=True)).index_fill(1, torch.arange(40), 3**-0.5)
+    beta, state = torch.rand(1, 70, 1, generator=draw), torch.randn(1, 3, 2, generator=draw)
+    wanted, got = (list(path.forward(q, k, v, beta, state)) for path in (reference, compiled))
     assert difference(got, wanted) < TOLERANCE[torch.float32]
     given = (v, state, q, k, beta, wanted[1], state)
-    wanted, got = (list(path.backward(*given)) for path in (reference, triton))
+    wanted, got = (list(path.backward(*given)) for path in (reference, compiled))
     assert difference(got, wanted) < TOLERANCE[torch.float32]
-    other = list(triton.backward(v, 0 * state, *given[2:]))
+    other = list(compiled.backward(v, 0 * state, *given[2:]))
     assert difference(other, wanted) > 0.01, "the control: the last state has a gradient too"
 
 

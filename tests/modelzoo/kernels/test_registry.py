@@ -1,6 +1,7 @@
 """Every operation of the registry: its paths agree, its derivatives are right, and the tools of torch see one operation."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,18 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from modelzoo.errors import UserError
-from modelzoo.kernels.registry import BACKENDS, VARIABLE, Op, choose, missing, module, ops, paths, register
+from modelzoo.kernels.registry import (
+    BACKENDS,
+    VARIABLE,
+    Op,
+    choose,
+    implementation,
+    missing,
+    module,
+    ops,
+    paths,
+    register,
+)
 from tests.modelzoo.kernels.checks import INTERPRETED, TOLERANCE, difference, doubled, floating, results
 
 OPS = list(ops().values())
@@ -43,8 +55,17 @@ def test_the_compiled_path_agrees(op: Op, example: int, monkeypatch: pytest.Monk
         assert difference(got, wanted) < TOLERANCE[dtype]
 
 
+@pytest.fixture
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps then fill several chunks and segments, and are interpreted sooner."""
+    for op in OPS:
+        for name, size in {"CHUNK": 4, "SEGMENT": 8}.items():
+            if "triton" in op.backends and hasattr(module(op.package, "triton"), name):
+                monkeypatch.setattr(module(op.package, "triton"), name, size)
+
+
 @pytest.mark.parametrize(("op", "example"), CASES)
-@pytest.mark.usefixtures("_filled_with_nan")
+@pytest.mark.usefixtures("_filled_with_nan", "_small_tiles")
 def test_triton_agrees_in_the_interpreter(op: Op, example: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if op.without_triton:
         pytest.skip(op.without_triton)
@@ -118,6 +139,42 @@ def test_export_sees_one_operation(op: Op) -> None:
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert len([name for name in names if name.startswith("metazoo.")]) == op.seen
     assert any(name.startswith(f"metazoo.{op.name}_") for name in names)
+
+
+def test_compile_sees_one_operation() -> None:
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    op = ops()["linear_scan"]
+    decay, inputs, *_ = op.examples(torch.float64, 0)[0]
+    compiled = torch.compile(op.function, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(decay, inputs), op.function(decay, inputs))
+    assert len([name for name in seen if name.startswith("metazoo.linear_scan_")]) == 1
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_a_forced_path_is_the_one_that_runs(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variable decides for every operation, or says that the path is not there."""
+
+    class Found(Exception):
+        """What would have run."""
+
+    def found(*arguments: Any) -> Any:
+        raise Found(implementation(*arguments).__module__)
+
+    monkeypatch.setattr("modelzoo.kernels.registry.implementation", found)
+    for backend in BACKENDS:
+        monkeypatch.setenv(VARIABLE, backend)
+        arguments = op.examples(torch.float32, 0)[0]
+        if backend in op.backends:
+            with pytest.raises(Found, match=re.escape(f"{op.package}.{backend}")):
+                op.function(*arguments)
+        else:
+            with pytest.raises(UserError, match=f"'{op.name}' cannot take its {backend} path: it is not written"):
+                op.function(*arguments)
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
