@@ -6,45 +6,15 @@ Both sides start from the same seeds and take the same steps, so their trained w
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from harness import Case, run, small
-from torch import Tensor
+from populating import agree, lockstep, one_by_one
 from torch.nn.functional import interpolate
 
 from modelzoo.task import TaskData, register, task
 from modelzoo.tasks.digits import DIGITS, image_regression, images
-from modelzoo.training import Plan, PopulationConfig, train_population
-
-
-def one_by_one(plan: Plan, models: int) -> dict[str, Tensor]:
-    """How such zoos are usually made: a module, torch's default Adam, a loop over steps in a loop over models."""
-    split, table = plan.task.data().train, plan.hyperparameters(range(models))
-    trained: list[dict[str, Tensor]] = []
-    for seed, instance, rate in zip(table["seed"], table["instance"], table["learning_rate"], strict=True):
-        module = plan.family.build(plan.config, int(seed))
-        optimizer = torch.optim.Adam(module.parameters(), lr=float(rate))
-        for _ in range(plan.recipe.steps):
-            optimizer.zero_grad()
-            plan.task.loss(module(*split.inputs), split.targets[int(instance)]).backward()
-            optimizer.step()
-        trained.append({name: parameter.detach() for name, parameter in module.named_parameters()})
-    return {name: torch.stack([model[name] for model in trained]) for name in trained[0]}
-
-
-def lockstep(plan: Plan, models: int) -> dict[str, Tensor]:
-    """The same in one block of the population trainer; it also measures the PSNR, before and after."""
-    batch = train_population(plan.family, plan.config, plan.task, plan.hyperparameters(range(models)), plan.recipe)
-    return {name: torch.as_tensor(values)[:, -1] for name, values in batch.parameters.items()}
-
-
-def same_weights(ours: Mapping[str, Tensor], baseline: Mapping[str, Tensor]) -> bool:
-    """Equal to 1e-5 of each model's norm on the baseline's models: float32 rounding, amplified by the steps of Adam."""
-    count = len(next(iter(baseline.values())))
-    mine, theirs = (torch.cat([side[name][:count].flatten(1) for name in baseline], 1) for side in (ours, baseline))
-    return bool(((mine - theirs).norm(dim=1) <= 1e-5 * theirs.norm(dim=1)).all())
+from modelzoo.training import Plan, PopulationConfig
 
 
 def enlarged() -> TaskData:
@@ -60,7 +30,7 @@ def case(data: str, pixels: str, models: int, few: int, steps: int) -> Case:
     )
     return Case(
         f"{models} SIRENs 2-32-32-1 on {pixels} digits, {steps} steps", lambda: lockstep(plan, models), lambda: one_by_one(plan, few),
-        same_weights, work=models, baseline_work=few, unit="models/s", ours_name="lock-step", baseline_name="one by one",
+        agree(1e-5), work=models, baseline_work=few, unit="models/s", ours_name="lock-step", baseline_name="one by one",
     )  # fmt: skip
 
 

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelzoo.family import Family, FamilyConfig
+from modelzoo.kernels.population_lstm import population_lstm
+from modelzoo.kernels.registry import choose
 from modelzoo.task import Split, Task, TaskData
 from modelzoo.training.convolutions import convolution
 from modelzoo.training.draws import Replacing, dropout_of_model
 
+CPU = torch.device("cpu")
 TEST_SAMPLES = 512  # evaluated at once
 
 
@@ -38,6 +41,9 @@ class Block:
         self.convolution = convolution(way)
         modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
         self.template = modules[0]
+        for module in self.template.modules():
+            if hasattr(module, "in_one"):  # has an operation of its own, with a path that is faster than its loop
+                module.in_one = self.vmapped and choose(population_lstm.__module__, CPU, torch.float32) != "reference"
         scales = torch.tensor(hyperparameters["init_scale"].to_numpy())
         names = [name for name, _ in self.template.named_parameters()]
         kept = self.template.state_dict().keys()

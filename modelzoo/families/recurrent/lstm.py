@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modelzoo.family import Family, FamilyConfig, Paper, Recipe, register
+from modelzoo.kernels.population_lstm import population_lstm
 from modelzoo.task import Task
 
 
@@ -34,6 +35,8 @@ class LSTMLayer(nn.Module):
         inputs `[B, T, in_features]`; outputs `[B, T, hidden]`; weights `[4h, in_features]` and `[4h, h]`.
     """
 
+    in_one = False  # population training sets it: one operation instead of a loop that tracing can follow
+
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
         self.weight_ih = nn.Parameter(torch.empty(4 * hidden, in_features))
@@ -44,6 +47,9 @@ class LSTMLayer(nn.Module):
             nn.init.uniform_(parameter, -1 / sqrt(hidden), 1 / sqrt(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.in_one:
+            given = (x, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+            return population_lstm(*(tensor.unsqueeze(0) for tensor in given)).squeeze(0)
         driven = nn.functional.linear(x, self.weight_ih, self.bias_ih)  # [B, T, 4h], all time steps at once
         state = cell = x.new_zeros(len(x), self.weight_hh.shape[1])
         states = []
