@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Batch
 from typer.testing import CliRunner
 
 import graphs
+from metanets.batching import groups
 from metanets.hyper import Problem, hypernetwork, hypernetworks
 from metanets.hyper.population import generate, problem_of
+from metanets.metanet import metanet
 from metanets.statistics import weight_statistics
 from modelzoo.cli import assemble
 from modelzoo.errors import UserError
@@ -67,23 +70,36 @@ def test_generated_and_trained_models_are_compared_in_one_table(mixed: Zoo) -> N
     assert mixed.verify() == []
 
 
-def test_generated_models_are_graphed_and_have_weight_statistics(mixed: Zoo) -> None:
+def test_generated_models_are_graphed_embedded_and_have_weight_statistics(mixed: Zoo) -> None:
+    data = []
     for name in ("trained", "generated"):
         population = mixed[name]
         graph = graphs.parameter_graph(population.module(0), population.example_inputs())
         assert graph.num_edges == sum(value[0].numel() for value in population.stacked().values())
         features = weight_statistics(population.stacked())
         assert np.isfinite(np.asarray(features)).all()
+        data.append(graph)
+    batch, found = Batch.from_data_list(data), metanet("graph_metanet")
+    net = found.build(found.configure({**found.tiny, "outputs": 1}), 0).eval()
+    net.calibrate([models for models, _ in groups(batch)])
+    with torch.no_grad():
+        trained, generated = net(batch).embeddings
+    assert torch.stack([trained, generated]).isfinite().all()
+    assert (trained - generated).abs().max() > 1e-6
 
 
-def test_one_population_for_every_architecture(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "field"), [("mlp", "hidden"), ("small_cnn", "channels")])
+def test_one_population_for_every_architecture(tmp_path: Path, family: str, field: str) -> None:
     found = hypernetwork("neumeta")
-    problem = short_problem("neumeta")
+    problem = problem_of(found, family, "digits", {}, tiny=True)
     made = generate(
         tmp_path / "zoo", found, found.configure(found.tiny), problem, 3, recipe=Recipe(steps=2, batch_size=16)
     )
-    assert [population.name for population in made] == [f"neumeta-mlp-digits-{k}" for k in range(3)]
-    assert len({population.info.family_config["hidden"][0] for population in made}) == 3
+    assert [population.name for population in made] == [
+        f"neumeta-{family.replace('_', '-')}-digits-{k}" for k in range(3)
+    ]
+    assert len({population.info.family_config[field][0] for population in made}) == 3
+    assert set(Zoo.open(tmp_path / "zoo").query("source == 'generated'")["parent"]) == {"hypernetwork neumeta"}
 
 
 def test_nothing_is_written_when_a_name_is_taken_or_wrong(mixed: Zoo, tmp_path: Path) -> None:
