@@ -245,7 +245,7 @@ HYPERNETWORK = register(
         paper=Paper("Parameter Prediction for Unseen Deep Architectures", "Knyazev et al.", 2021, "S097"),
         conditioning="the program of an architecture",
         summary="A gated graph network over the program with virtual edges predicts parameters of unseen architectures.",
-        recipe=Recipe(steps=1500, batch_size=64, learning_rate=1e-3, gradient_clip=5.0),
+        recipe=Recipe(steps=1000, batch_size=64, learning_rate=1e-3, gradient_clip=5.0),
         tiny={"architectures": 2, "hidden": 8, "meta_batch": 2, "nodes": (2, 3)},
         family="cell_cnn",
     )
