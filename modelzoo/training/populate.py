@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modelzoo.console import console
 from modelzoo.errors import UserError
+from modelzoo.kernels import native
 from modelzoo.store import Population, PopulationInfo, Zoo, manifest
 from modelzoo.store.records import check_name
 from modelzoo.training.choices import block_size
@@ -77,6 +78,10 @@ def populate(
     todo = [ids for ids in todo if ids]
     if plan.family.not_vmappable and todo and progress:
         console.print(f"{plan.family.name} trains one model at a time: {plan.family.not_vmappable}")
+    if todo and progress and not native.compiler():
+        console.print(
+            "there is no C++ compiler: perceptrons, convolutions and LSTMs train several times slower; install g++"
+        )
     return _run(plan, population, todo, len(done), progress)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from modelzoo.errors import UserError
+from modelzoo.kernels import native
 from modelzoo.store import Population, Zoo
 from modelzoo.training import Plan, PopulationConfig, populate
 from modelzoo.training.choices import FUSED, block_size
@@ -178,3 +179,13 @@ def test_block_sizes_are_moderate() -> None:
     big = Plan.of(PopulationConfig.read(family="siren", models=1, family_config={"hidden": [512, 512]}))
     assert block_size(big) == 4
     assert block_size(plan_of("toy", block=5)) == 5
+
+
+def test_a_missing_compiler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    config = PopulationConfig.read(family="siren", models=2, steps=2)
+    populate(tmp_path / "with", config)
+    assert "compiler" not in capsys.readouterr().out
+    monkeypatch.setattr(native, "compiler", lambda: "")
+    population = populate(tmp_path / "without", config)
+    assert "there is no C++ compiler: perceptrons" in capsys.readouterr().out.replace("\n", " ")
+    assert list(population.table["status"]) == ["ok", "ok"]
