@@ -67,6 +67,16 @@ class Plan:
         inner = {own.factor.name for own in itertools.chain(*self.owns.values()) if _is_inner(own.factor)}
         self.moving = [f for f in group.factors if self.moves(f)]
         self.outer = [f for f in self.moving if f.name not in inner]  # what is inside comes with its blocks
+        self.seen_by = {f.name: self._seen_by(f) for f in self.moving}
+        self.solved_at_once = {
+            name for name, b in self.blocks.items() if b.exact and b.complete and not self.owns[name]
+        }
+
+    def _seen_by(self, factor: Factor) -> list[str]:
+        """The compared tensors that a factor and what its blocks own act on."""
+        factors = [factor, *(own.factor for own in self.owns.get(factor.name, ()))]
+        names = {slot.tensor for f in factors for slot in f.slots}
+        return [name for name in self.parameters if name in names]
 
     def moves(self, factor: Factor) -> bool:
         """Whether a descent moves this factor: what is compact or discrete, and GL along its rotations."""
@@ -115,6 +125,7 @@ class Descent:
         self.tensors = dict(tensors)
         self.word: list[tuple[Factor, Tensor]] = []
         self.softened: set[str] = set()
+        self.settled: dict[str, dict[str, Tensor]] = {}  # what a factor saw when it had nothing left to do
         self.known: float | None = None  # the squared distance, while B stands where it was measured
         self.scale = sum(float(tensor.abs().square().sum()) for tensor in self.reference.values()) or 1.0
 
@@ -149,12 +160,25 @@ class Descent:
             order = [factor for factor in (self.plan.moving if held else self.plan.outer) if factor.name not in held]
             generator.shuffle(order)
             for factor in order:
-                self.attempt(factor)
+                self.visit(factor)
             after = self.squared_distance()
             if before - after <= GAIN * self.scale:
                 return sweep + 1
             before = after
         return sweeps
+
+    def visit(self, factor: Factor) -> None:
+        """One factor's step, unless nothing that it sees has changed since a step of it would lead nowhere."""
+        names = self.plan.seen_by[factor.name]
+        known = self.settled.get(factor.name)
+        if known is not None and all(known[name] is self.tensors[name] for name in names):
+            return
+        before = {name: self.tensors[name] for name in names}
+        self.attempt(factor)
+        after = {name: self.tensors[name] for name in names}
+        still = all(before[name] is after[name] for name in names)
+        if still or factor.name in self.plan.solved_at_once:
+            self.settled[factor.name] = after
 
     def attempt(self, factor: Factor, only: Indices | None = None) -> None:
         """One factor's step, taken back unless it brings the models closer.
@@ -218,6 +242,9 @@ class Descent:
             overlap, angle = self.phased(blocks, phase, turned)
             overlaps.append(overlap)
             angles.append(angle)
+        if not kinds and phase is None:
+            self.place(factor, overlaps[0])
+            return
         overlap, choice = torch.stack(overlaps).max(0)  # [copies, m, m]
         order = assignment(overlap)
         self.apply(factor, order.argsort(-1))
@@ -233,6 +260,18 @@ class Descent:
             turn = phase[0].identity()
             turn[torch.from_numpy(phase[1])] = torch.stack(angles)[choice[copies, places, order], copies, places, order]
             self.apply(phase[0], turn)
+
+    def place(self, factor: PermutationFactor, overlap: Tensor) -> None:
+        """Assign blocks that own nothing; an exact overlap `[copies, m, m]` tells the new distance as well."""
+        order, blocks = assignment(overlap), self.plan.blocks[factor.name]
+        if not (blocks.exact and blocks.complete):
+            self.apply(factor, order.argsort(-1))
+            return
+        known = self.squared_distance()
+        gain = 2 * float((overlap.gather(-1, order[..., None])[..., 0] - overlap.diagonal(dim1=-2, dim2=-1)).sum())
+        if gain > GAIN * self.scale:
+            self.apply(factor, order.argsort(-1))
+            self.known = known - gain
 
     def patterned(self, kinds: list[tuple[Factor, Indices]], pattern: tuple[int, ...]) -> dict[str, Tensor]:
         """B with the same kinds of signs and swaps turned in every block."""

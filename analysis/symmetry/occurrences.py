@@ -7,6 +7,7 @@ of B's blocks to A's places wants to be large; a *soft* permutation replaces A_i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,13 +40,32 @@ class Occurrence:
     dims: tuple[int, ...]
     positions: Tensor
 
-    def take(self, tensor: Tensor) -> Tensor:
-        """The entries of every block, `[copies, m, q · rest]`, real (leading axes of the tensor count as rest)."""
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the blocks stand one after another from the start, so that nothing needs to be gathered."""
+        return torch.equal(self.positions.flatten(), torch.arange(self.positions.numel()))
+
+    def parts(self, tensor: Tensor) -> Tensor:
+        """The entries of every block, `[rest, copies, m, q]`, real (leading axes of the tensor count as rest)."""
         flat = _last(tensor, self.rank, self.dims)
-        part = flat[..., self.positions]  # [rest, copies, m, q]
+        whole = self.in_order and flat.shape[-1] == self.positions.numel()
+        part = flat.unflatten(-1, self.positions.shape) if whole else flat[..., self.positions]
         if part.is_complex():
             part = torch.view_as_real(part).movedim(-1, 0)
-        return part.reshape(-1, *part.shape[-3:]).permute(1, 2, 3, 0).flatten(2)
+        return part.reshape(-1, *part.shape[-3:])
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The same block by block, `[copies, m, q · rest]`."""
+        return self.parts(tensor).permute(1, 2, 3, 0).flatten(2)
+
+    def add_overlap(self, total: Tensor, reference: Tensor, tensor: Tensor) -> None:
+        """Add ⟨A_i, B_j⟩ to `[copies, m, m]`; blocks of one entry a row need no copy of the tensors."""
+        copies, _, size = self.positions.shape
+        if copies == size == 1:
+            a, b = (self.parts(x)[:, 0, :, 0] for x in (reference, tensor))
+            total[0].addmm_(a.T, b)
+        else:
+            total += self.take(reference) @ self.take(tensor).mT
 
     def mix(self, matrices: Tensor, tensor: Tensor) -> Tensor:
         """Replace block i by Σ_j matrices[c, i, j] · block j; matrices are `[copies, m, m]`."""
@@ -122,6 +142,7 @@ class Blocks:
         self.tensors = list(dict.fromkeys(names))
         # the overlap is exact if no tensor holds the blocks twice; else it is the slope at the present order
         self.exact = len(set(names)) == len(names) and not self.entangled
+        self.complete = {slot.tensor for slot in factor.slots} & set(places) <= set(names)  # of all that it moves
 
     def at(self, name: str, labels: Labels | None, shape: Sequence[int]) -> list[Occurrence]:
         """Where the blocks stand in a tensor with these labels."""
@@ -148,7 +169,7 @@ class Blocks:
         """K[c, i, j] = Σ ⟨A_i, B_j⟩ over all occurrences, `[copies, m, m]`."""
         total = torch.zeros(self.copies, self.count, self.count, dtype=torch.float64)
         for found in self.occurrences:
-            total += found.take(reference[found.tensor]) @ found.take(tensors[found.tensor]).mT
+            found.add_overlap(total, reference[found.tensor], tensors[found.tensor])
         return total
 
     def values(self, reference: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
