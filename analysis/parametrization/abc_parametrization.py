@@ -122,17 +122,19 @@ class Parametrization:
         ])  # fmt: skip
 
     def plot(self) -> go.Figure:
-        """Rate factor over relative width, one point a tensor."""
-        chart = figure()
+        """Factor of the learning rate by tensor, coloured by role."""
+        names = [rule.tensor.names[0] for rule in self.rules]
+        chart = figure(height=100 + 22 * len(names))
         for colour, role in zip(CATEGORICAL, ("input", "hidden", "output", "finite"), strict=False):
             own = [rule for rule in self.rules if rule.tensor.role == role]
             if own:
                 chart.add_scatter(
-                    x=[rule.tensor.n for rule in own], y=[rule.rate for rule in own], mode="markers", name=role,
-                    marker={"color": colour, "size": 9}, text=[rule.tensor.names[0] for rule in own],
-                    hovertemplate="%{text}: n = %{x:g}, rate × %{y:.3g}<extra></extra>",
+                    x=[rule.rate for rule in own], y=[rule.tensor.names[0] for rule in own], mode="markers", name=role,
+                    marker={"color": colour, "size": 9}, customdata=[rule.tensor.n for rule in own],
+                    hovertemplate="%{y}: n = %{customdata:g}, rate × %{x:.3g}<extra></extra>",
                 )  # fmt: skip
-        return chart.update_layout(xaxis_title="width n", yaxis_title="factor of the learning rate", xaxis_type="log", yaxis_type="log")  # fmt: skip
+        chart.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
+        return chart.update_layout(xaxis_title="factor of the learning rate", xaxis_type="log")
 
 
 def parametrize(

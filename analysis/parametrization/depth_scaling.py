@@ -94,10 +94,10 @@ class DepthScaling:
                         line_color=colour, showlegend=column == 1,
                     ), row=1, col=column,
                 )  # fmt: skip
-        drawing.update_xaxes(type="log", title_text="learning rate η", exponentformat="power", dtick=1)
+        drawing.update_xaxes(type="log", title_text="learning rate η", dtick="D2")
         drawing.update_yaxes(type="log")
         drawing.update_yaxes(title_text="training loss", row=1, col=1)
-        return styled(drawing, height=380)
+        return styled(drawing, height=400).update_layout(margin={"t": 72}, legend={"y": 1.12})
 
 
 def stream(weights: Tensor, x: Tensor, multiplier: float, activation: Callable[[Tensor], Tensor]) -> Tensor:
