@@ -116,6 +116,20 @@ class WeightFunctional(MetanetModule):
         pooled = torch.cat([v.mean(1) for v in flat] + sizes, -1)
         return self.readout([self.last(h)["invariant"].flatten(1), pooled], models)
 
+    def edge_head(self) -> nn.Module:
+        if type(self).values is not WeightFunctional.values:
+            return super().edge_head()  # refused: it reads products of weights
+        layout = self.config.layout
+        return WeightSpaceLinear(layout.space(rows=False), layout.space(rows=True), self.config.width, 1)
+
+    def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
+        found = head(self.states(models))
+        outputs = self.mean_0.new_zeros(models.values.shape)
+        for k, piece in enumerate(self.config.layout.pieces):
+            rows = found[str(k)][..., 0].movedim((0, -1), (-1, 0))  # [rows, *shape, M]
+            outputs = outputs.index_copy(0, getattr(self, f"index_{k}").flatten(), rows.flatten(0, len(piece.axes)))
+        return outputs
+
     @classmethod
     def adapt(cls, training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
         """The layout of the architecture, and the shapes of probes."""

@@ -52,6 +52,14 @@ class MetanetModule(nn.Module, ABC):
         """A loss that is added in training to that of the prediction, None where there is none."""
         return None
 
+    def edge_head(self) -> nn.Module:
+        """A new network for `edge_outputs`, trained with the metanet; raises `UserError` where it keeps no states of weights."""
+        raise UserError(f"metanet {type(self).__name__} keeps no state of single weights, so it cannot change them; take graph_metanet, unf or nfn.", 2)  # fmt: skip
+
+    def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
+        """One number for every weight, `[E, M]`, which moves as the weights do under what the metanet declares."""
+        raise NotImplementedError(f"{type(self).__name__} has an edge_head without edge_outputs")
+
     def forward(self, batch: Any) -> Prediction:
         """Embed and predict: a PyG batch of parameter graphs, a single graph, or `Models` (the fast way)."""
         if isinstance(batch, Models):

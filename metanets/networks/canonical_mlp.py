@@ -9,13 +9,14 @@ equivariant layer, but c is discontinuous wherever two neurons change places. Po
 from functools import cache
 
 import torch
+from torch import nn
 
 from graphs.factors import AxisMap, PermutationFactor
 from graphs.neuron_keys import NeuronKeys
 from graphs.symmetry import permutation_factors
 from metanets.batching import Models, Topology
 from metanets.charges import charges
-from metanets.metanet import Metanet, Prediction, register
+from metanets.metanet import Metanet, MetanetModule, Prediction, register
 from metanets.networks.flat_mlp import FlatMLP, FlatMLPConfig, adapt
 from modelzoo.family import Paper
 
@@ -58,6 +59,9 @@ class CanonicalMLP(FlatMLP):
 
     def embed(self, models: Models) -> Prediction:
         return super().embed(canonical(models))
+
+    def edge_head(self) -> nn.Module:
+        return MetanetModule.edge_head(self)  # refused: what it sees are not the weights of the model itself
 
 
 METANET = register(

@@ -48,8 +48,18 @@ class FlatMLP(MetanetModule):
         self.deviation.copy_(values.std(0, correction=0).clamp_min(1e-8))
 
     def embed(self, models: Models) -> Prediction:
-        embeddings = self.body((models.values.T.to(self.mean.dtype) - self.mean) / self.deviation)
+        embeddings = self.hidden(models)
         return Prediction(self.head(embeddings), embeddings)
+
+    def hidden(self, models: Models) -> Tensor:
+        """States `[M, width]`."""
+        return self.body((models.values.T.to(self.mean.dtype) - self.mean) / self.deviation)
+
+    def edge_head(self) -> nn.Module:
+        return nn.Linear(self.head.in_features, len(self.mean))
+
+    def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
+        return head(self.hidden(models)).T
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,8 @@ class GraphMetanet(MetanetModule):
         logarithm = sized.sign() * (sized.abs() / SMALL).log1p() / log1p(1 / SMALL)
         return torch.stack([torch.ones_like(sized), soft(sized), soft(standard), logarithm], -1)
 
-    def embed(self, models: Models) -> Prediction:
+    def states(self, models: Models) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Signals `[N, M, signals]`; states of nodes `[N, M, D]`, of pairs `[P, M, D]`, and of models `[M, D]`."""
         topology, dtype = models.topology, self.place.weight.dtype
         u = soft(self.signals(topology, models.values.to(dtype)))
         e = self.encoder(topology, self.edge_features(models))
@@ -209,6 +210,21 @@ class GraphMetanet(MetanetModule):
         g = e.new_zeros(e.shape[1:])
         for layer in self.layers:
             h, e, g = layer(topology, h, e, g)
+        return u, h, e, g
+
+    def edge_head(self) -> nn.Module:
+        return perceptron(4 * self.config.width + FEATURES + 3 * WAVES, 2 * self.config.width, 1)
+
+    def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
+        """From the states of a pair, of its ends and of the model, the weight's own value and its position (tap)."""
+        topology = models.topology
+        (source, target), (_, h, e, g) = topology.edge_index, self.states(models)
+        tap = waves(topology.edge_position).flatten(1).to(h.dtype)[:, None].expand(-1, len(models), -1)
+        own = self.edge_features(models)
+        return head(torch.cat([e[topology.edge_pair], h[source], h[target], g.expand_as(h[source]), own, tap], -1))[..., 0]  # fmt: skip
+
+    def embed(self, models: Models) -> Prediction:
+        topology, (u, h, e, g) = models.topology, self.states(models)
         at_outputs = u[OUTPUTS[topology.node_kind]]
         at_outputs = at_outputs if len(at_outputs) else u  # outputs that are no neurons of their own: pooled nodes
         answers = torch.cat([at_outputs.mean(0), root_mean_square(at_outputs, 0)], -1)

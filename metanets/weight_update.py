@@ -1,0 +1,42 @@
+"""Networks that change networks: one number for every weight of a model, which moves as the weights move."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphs import EDGE_KINDS
+from metanets.batching import Models
+from metanets.metanet import MetanetModule, ValueStatistics
+
+SMALL = 1e-2  # of an untrained update, relative to the weights
+
+
+class WeightUpdate(nn.Module):
+    """Additive updates of weights: Δ_e = f_c s_c y_e, with y the metanet's outputs of edges.
+
+    s_c is the root mean square of the training models' weights of a kind at a depth, f_c a learned factor, small at
+    first. Permutation Equivariant Neural Functionals (Zhou et al., 2023) scales updates of whole tensors so.
+
+    Args:
+        metanet: a network with outputs of edges.
+        training: the training models.
+
+    Shape:
+        models to `[E, M]`.
+
+    Raises:
+        UserError: the metanet has no outputs of edges.
+    """
+
+    def __init__(self, metanet: MetanetModule, training: Sequence[Models]) -> None:
+        super().__init__()
+        self.metanet, self.head = metanet, metanet.edge_head()
+        self.statistics = ValueStatistics(len(EDGE_KINDS))
+        self.statistics.fit(training)
+        self.factor = nn.Parameter(torch.full_like(self.statistics.size, SMALL))
+
+    def forward(self, models: Models) -> Tensor:
+        at = (models.topology.edge_kind, models.topology.edge_depth_bin)
+        scale = (self.factor * self.statistics.size)[at]
+        return scale[:, None] * self.metanet.edge_outputs(models, self.head)
