@@ -27,7 +27,5 @@ def case(variant: str, models: int, few: int, steps: int) -> Case:
 LEARNING_RATE = 1e-4  # at larger ones two float32 runs part company
 
 if __name__ == "__main__":
-    sizes = [(16, 2, 2)] if small() else [(64, 4, 60)]
-    cases = [case("small_cnn", *size) for size in sizes]
-    cases += [] if small() else [case("small_cnn.dense", 64, 4, 20)]
-    sys.exit(run("populate_cnn", cases, repeats=3))
+    sizes = [("small_cnn", 16, 2, 2)] if small() else [("small_cnn", 64, 4, 60), ("small_cnn.dense", 16, 2, 10)]
+    sys.exit(run("populate_cnn", [case(*size) for size in sizes], repeats=3))
