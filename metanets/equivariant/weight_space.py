@@ -13,6 +13,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor, nn
 
+from metanets.equivariant.chained_product import ChainedProduct, Link
 from metanets.equivariant.contraction import DiagramProduct
 from metanets.equivariant.diagrams import Diagram
 from metanets.equivariant.functor import basis, spanning_set
@@ -28,13 +29,13 @@ class TensorSpace:
 
     Args:
         tensors: axes by tensor name; a string names a factor, an integer is the length of an axis that no group moves.
-        factors: groups by name; symmetric and orthogonal ones.
+        factors: groups by name.
         nested: factors inside blocks of another one, by name: a wreath product, as attention's head dimensions inside
             heads. Every block has its own copy; an axis of a nested factor belongs to the nearest axis of the other
             factor to its left in the same tensor.
 
     Raises:
-        UserError: an axis names no factor, a factor is of another kind, or a nested axis stands alone.
+        UserError: an axis names no factor, a nested factor is neither symmetric nor orthogonal, or a nested axis stands alone.
     """
 
     tensors: Mapping[str, tuple[Axis, ...]]
@@ -52,9 +53,14 @@ class TensorSpace:
                     raise UserError(
                         f"axis {axis!r} of tensor {name!r} is nested in {self.nested[str(axis)]!r}, which must come before it."
                     )
-        for name, group in self.factors.items():
-            if not isinstance(group, Symmetric | Orthogonal):
-                raise UserError(f"factor {name!r} is {group}; a product takes Symmetric and Orthogonal factors.")
+        if self.nested and not self.joint:
+            names = ", ".join(map(str, self.factors.values()))
+            raise UserError(f"nested factors must all be Symmetric or Orthogonal, got {names}; leave the nesting out.")
+
+    @property
+    def joint(self) -> bool:
+        """Whether diagrams of all factors can be drawn into one: those without heads, forms and edges."""
+        return all(isinstance(group, Symmetric | Orthogonal) for group in self.factors.values())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Lengths of a tensor's axes."""
@@ -135,6 +141,38 @@ def _joint_diagrams(source: TensorSpace, a: Sequence[Axis], b: Sequence[Axis], i
     return [Diagram(len(a), len(b), tuple(blocks)) for blocks in partial]
 
 
+def _joint(
+    source: TensorSpace, axes_in: Sequence[Axis], axes_out: Sequence[Axis]
+) -> tuple[nn.Module, list[float], int]:
+    """The product for one pair of tensors, how many entries every term of the basis sums, and the spanning count."""
+    terms = _joint_diagrams(source, axes_in, axes_out, independent=True)
+    sizes = [[source.factors[str(axis)].n for axis in axes] for axes in (axes_in, axes_out)]
+    summed = [float(prod(sizes[0][b[0] - term.upper] for b in term.blocks if b[0] >= term.upper)) for term in terms]
+    spanning = len(_joint_diagrams(source, axes_in, axes_out, independent=False))
+    return DiagramProduct(terms, sizes[0], sizes[1]), summed, spanning
+
+
+def _chained(
+    source: TensorSpace, axes_in: Sequence[Axis], axes_out: Sequence[Axis]
+) -> tuple[nn.Module, list[float], int]:
+    """The same where diagrams of different factors do not join: one factor after the other."""
+    links, spanning = [], 1
+    for name, group in source.factors.items():
+        rows = [tuple(i for i, axis in enumerate(axes) if axis == name) for axes in (axes_in, axes_out)]
+        orders = len(rows[0]), len(rows[1])
+        if any(orders) or len(source.factors) == 1:
+            spanning *= len(spanning_set(group, *orders))
+            links.append(Link(group, rows[0], rows[1], basis(group, *orders)))
+    links = links or [Link(next(iter(source.factors.values())), (), (), [Diagram(0, 0, ())])]
+    summed = [
+        float(
+            prod(link.group.n ** sum(b[0] >= t.upper for b in t.blocks) for link, t in zip(links, choice, strict=True))
+        )
+        for choice in product(*(link.terms for link in links))
+    ]
+    return ChainedProduct(links), summed, spanning
+
+
 def _partitions(group: Group, points: Sequence[int], upper: int, independent: bool) -> list[list[tuple[int, ...]]]:
     """The diagrams of one group on some points, of which those below `upper` are the upper row, as blocks of points."""
     over = sum(p < upper for p in points)
@@ -165,7 +203,7 @@ class WeightSpaceLinear(nn.Module):
         input `{name: [B, *shape, C]}`, output `{name: [B, *shape, D]}`.
 
     Raises:
-        UserError: the spaces have different factors.
+        UserError: the spaces have different factors, or nothing but zero reaches a tensor of the target.
     """
 
     def __init__(
@@ -186,23 +224,24 @@ class WeightSpaceLinear(nn.Module):
             for a in inputs:
                 axes_in = [] if a is None else [source.tensors[a][i] for i in source.moved(a)]
                 copies = target.multiplicity(b) * (1 if a is None else source.multiplicity(a))
-                terms = _joint_diagrams(source, axes_in, axes_out, independent=True)
+                step, summed, spanning = (_joint if source.joint else _chained)(source, axes_in, axes_out)
+                if not summed:
+                    continue  # no equivariant map but zero
                 key = f"{len(self._pairs)}"
                 self._pairs.append((a, b, key))
-                sizes = [[source.factors[str(axis)].n for axis in axes] for axes in (axes_in, axes_out)]
-                self.products[key] = DiagramProduct(terms, sizes[0], sizes[1])
+                self.products[key] = step
                 rows = 1 if a is None else source.multiplicity(a) * channels_in
-                scale = sqrt(len(terms) * max(rows, 1) * len(source.tensors))
-                weight = torch.randn(len(terms), rows, target.multiplicity(b) * channels_out)
-                for t, term in enumerate(terms):
-                    contracted = prod(
-                        sizes[0][block[0] - term.upper] for block in term.blocks if block[0] >= term.upper
-                    )
-                    weight[t] /= scale * sqrt(contracted)
+                weight = torch.randn(len(summed), rows, target.multiplicity(b) * channels_out)
+                weight /= sqrt(len(summed) * max(rows, 1) * len(source.tensors))
+                weight /= torch.tensor(summed).sqrt()[:, None, None]
                 self.weights[key] = nn.Parameter(torch.zeros_like(weight) if a is None else weight)
                 if a is not None:
-                    self.true_dimension += len(terms) * copies
-                    self.spanning_count += len(_joint_diagrams(source, axes_in, axes_out, independent=False)) * copies
+                    self.true_dimension += len(summed) * copies
+                    self.spanning_count += spanning * copies
+        if missing := set(target.tensors) - {b for _, b, _ in self._pairs}:
+            raise UserError(
+                f"no equivariant map into tensor {min(missing)!r} but zero exists; leave it out of the target."
+            )
 
     def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         batch = next(iter(values.values())).shape[0]

@@ -1,11 +1,25 @@
 """Products of groups: weight spaces of MLPs."""
 
+from itertools import product
+
+import networkx as nx
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
 
-from metanets.equivariant import Alternating, Orthogonal, TensorSpace, WeightSpaceLinear, mlp_space
+from metanets.equivariant import (
+    Alternating,
+    GraphAutomorphism,
+    Orthogonal,
+    SpecialOrthogonal,
+    Symmetric,
+    Symplectic,
+    TensorSpace,
+    WeightSpaceLinear,
+    mlp_space,
+)
+from metanets.equivariant.weight_space import _chained, _joint
 from modelzoo.errors import UserError
 
 GOLDEN = {(1, 4, 1): 25, (2, 4, 1): 41, (2, 5, 5, 2): 114, (2, 3, 3, 2): 114, (1, 4, 4, 4, 1): 93, (2, 3, 3, 1): 75}
@@ -66,15 +80,47 @@ def test_the_dimension_is_that_of_the_brute_force_commutant(widths: tuple[int, .
         assert (values < 1e-9).sum() == GOLDEN[widths]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mixed"])
+SPACES = {
+    "mlp": mlp_space([2, 3, 4, 2]),
+    "mixed": TensorSpace({"a": ("o", 2, "s"), "b": ("o", "o")}, {"o": Orthogonal(3), "s": Symmetric(4)}),
+    "alternating": TensorSpace({"a": ("j", "k", "j"), "b": (2, "k")}, {"j": Alternating(3), "k": Alternating(4)}),
+    "chained": TensorSpace(
+        {"a": ("s", "p"), "b": ("r", "s", "r"), "c": ("p", "g", "p")},
+        {"s": Symmetric(3), "p": Symplectic(2), "r": SpecialOrthogonal(2), "g": GraphAutomorphism.of(nx.path_graph(3))},
+    ),
+}
+
+
+def test_the_dimension_is_that_of_the_factors_multiplied() -> None:
+    for space in SPACES.values():
+        expected = 0
+        for one, other in product(space.tensors, repeat=2):
+            axes = [*space.tensors[one], *space.tensors[other]]
+            each = [group.dimension(axes.count(name)) for name, group in space.factors.items()]
+            expected += int(np.prod(each)) * space.multiplicity(one) * space.multiplicity(other)
+        assert WeightSpaceLinear(space, space, 1, 1).true_dimension == expected
+
+
+def test_one_after_the_other_is_the_same_as_side_by_side() -> None:
+    """Symmetric factors can do both: every choice of terms, by itself."""
+    space = SPACES["mixed"]
+    for axes_in, axes_out in [(("o", "s"), ("s", "o")), (("s", "o", "s"), ("o",)), ((), ("o", "o", "s"))]:
+        x = torch.randn(2, *(space.factors[a].n for a in axes_in), 2, dtype=torch.float64)
+        maps = []
+        for make in (_joint, _chained):
+            step, summed, _ = make(space, axes_in, axes_out)
+            weight = torch.eye(2 * len(summed), dtype=torch.float64).view(len(summed), 2, -1)
+            maps.append(step(x, weight).flatten(0, -2))
+        assert maps[0].shape == maps[1].shape
+        inside = torch.linalg.lstsq(maps[0], maps[1]).solution  # the same span: a change of basis
+        torch.testing.assert_close(maps[0] @ inside, maps[1])
+        assert torch.linalg.matrix_rank(maps[0]) == torch.linalg.matrix_rank(maps[1])
+
+
+@pytest.mark.parametrize("kind", SPACES)
 def test_layers_commute_with_the_product_and_not_with_an_outsider(kind: str) -> None:
     torch.manual_seed(0)
-    if kind == "mlp":
-        space = mlp_space([2, 3, 4, 2])
-    else:
-        space = TensorSpace(
-            {"a": ("o", 2, "s"), "b": ("o", "o")}, {"o": Orthogonal(3), "s": mlp_space([1, 4, 1]).factors["hidden1"]}
-        )
+    space = SPACES[kind]
     layer = WeightSpaceLinear(space, space, 2, 3).double()
     for weight in layer.weights.values():
         torch.nn.init.normal_(weight)
@@ -83,10 +129,10 @@ def test_layers_commute_with_the_product_and_not_with_an_outsider(kind: str) -> 
     after, before = space.transform(layer(values), group), layer(space.transform(values, group))
     for name in space.tensors:
         torch.testing.assert_close(before[name], after[name], rtol=1e-10, atol=1e-10)
-    outside = dict(group)
-    outside[next(iter(space.factors))] = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
-    after, before = space.transform(layer(values), outside), layer(space.transform(values, outside))
-    assert max((before[n] - after[n]).abs().max() for n in space.tensors) > 1e-2
+    for name, factor in space.factors.items():
+        outside = group | {name: torch.diag(torch.tensor([2.0] + [1.0] * (factor.n - 1), dtype=torch.float64))}
+        after, before = space.transform(layer(values), outside), layer(space.transform(values, outside))
+        assert max((before[n] - after[n]).abs().max() for n in space.tensors) > 1e-2
 
 
 def test_the_layer_is_as_large_as_its_dimension() -> None:
@@ -111,7 +157,10 @@ def test_the_layer_is_as_large_as_its_dimension() -> None:
 def test_wrong_spaces_are_user_errors() -> None:
     with pytest.raises(UserError, match="names no factor"):
         TensorSpace({"a": ("h",)}, {})
-    with pytest.raises(UserError, match="Symmetric and Orthogonal"):
-        TensorSpace({"a": ("h",)}, {"h": Alternating(3)})
+    with pytest.raises(UserError, match="Symmetric or Orthogonal"):
+        TensorSpace({"a": ("h", "d")}, {"h": Symmetric(2), "d": Alternating(3)}, {"d": "h"})
+    space = TensorSpace({"v": ("p",)}, {"p": Symplectic(2)})
+    with pytest.raises(UserError, match="no equivariant map into tensor 'v'"):
+        WeightSpaceLinear(space.with_tensors({"one": (1,)}), space, 1, 1)
     with pytest.raises(UserError, match="same factors"):
         WeightSpaceLinear(mlp_space([1, 3, 1]), mlp_space([1, 4, 1]), 1, 1)
