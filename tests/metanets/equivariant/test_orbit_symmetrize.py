@@ -65,7 +65,9 @@ def test_the_gradient_of_the_minimum_is_exact(name: str) -> None:
     z = torch.eye(group.n, dtype=torch.float64) + 0.3 * torch.randn(
         1, group.n, group.n, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    assert torch.autograd.gradcheck(lambda z: nearest(z, group)[0], (z.requires_grad_(),), eps=1e-6, atol=1e-5, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda z: nearest(z, group)[0], (z.requires_grad_(),), eps=1e-6, atol=1e-5, fast_mode=True
+    )
 
 
 def test_any_network_becomes_equivariant_also_with_noise_and_an_outsider_breaks_it() -> None:
