@@ -45,7 +45,7 @@ def own(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int],
     return population_convolution(x.unsqueeze(0), weight.unsqueeze(0), bias.unsqueeze(0), stride, padding).squeeze(0)
 
 
-WAYS: dict[str, Way] = {"grouped": grouped, "channels_last": channels_last, "patches": patches, "own": own}
+WAYS: dict[str, Way] = {"own": own, "grouped": grouped, "channels_last": channels_last, "patches": patches}
 
 
 def convolution(way: str) -> Callable[..., Tensor]:
