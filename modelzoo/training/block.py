@@ -5,6 +5,7 @@ model's gradient is exactly its own.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -41,6 +42,7 @@ class Block:
         self.convolution = convolution(way)
         modules = [family.build(config, seed=int(seed)) for seed in hyperparameters["seed"]]
         self.template = modules[0]
+        module: Any
         for module in self.template.modules():
             if hasattr(module, "in_one"):  # has an operation of its own, with a path that is faster than its loop
                 module.in_one = self.vmapped and choose(population_lstm.__module__, CPU, torch.float32) != "reference"
