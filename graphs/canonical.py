@@ -132,9 +132,12 @@ class _Canonical:
                     self.left.append(f"{factor.name}: no pair of it is met alone")
                 else:
                     self.apply(factor, angle)
-        for factor in self.group.factors:
-            if isinstance(factor, SwapFactor):
-                self.apply(factor, self.larger_first(factor))
+        swaps = [factor for factor in self.group.factors if isinstance(factor, SwapFactor)]
+        for swap in swaps:
+            self.apply(swap, self.larger_first(swap))
+        if swaps and turning:  # which of two branches tells a sign depends on their order
+            self.turn(turning)
+            self.left = list(dict.fromkeys(self.left))
         keys = NeuronKeys(self.group)(self.tensors)
         for factor in self.group.factors:
             if isinstance(factor, PermutationFactor):
