@@ -3,13 +3,13 @@
 import importlib.util
 import os
 import platform
-import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import torch
 from packaging.requirements import Requirement
 
+from modelzoo.kernels import native
 from modelzoo.kernels.registry import paths
 
 OPTIONAL = {
@@ -21,7 +21,7 @@ OPTIONAL = {
 def report() -> list[dict[str, Any]]:
     """Rows of `check`, `found`, `remedy`; an empty remedy means that all is well."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = native.compiler()
     rows = [
         _row("metazoo", version("metazoo")),
         _row("python", platform.python_version()),
@@ -30,7 +30,11 @@ def report() -> list[dict[str, Any]]:
         _row("torch threads", torch.get_num_threads()),
         _row("backend", os.environ.get("METAZOO_BACKEND", "chosen by device")),
         _row("data folder", os.environ.get("METAZOO_DATA", "user cache")),
-        _row("C++ compiler (optional)", compiler or "missing", "" if compiler else "for torch.compile: install g++"),
+        _row(
+            "C++ compiler (optional)",
+            compiler or "missing",
+            "" if compiler else "for the fast paths of the CPU: install g++",
+        ),
     ]
     for module, remedy in OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
