@@ -85,6 +85,12 @@ def split_rows(block: PopulationBlock, split: str) -> Tensor:
     return torch.from_numpy(np.flatnonzero(block.table["split"] == split))
 
 
+def checkpoint_values(block: PopulationBlock, checkpoint: int) -> Tensor:
+    """Edge values `[E, M]` of all models at a checkpoint; raises `UserError` where it is not there."""
+    rows = block.population.positions(block.table.index)
+    return block.structure.values(block.population.stacked(rows, checkpoint, "state")).T.contiguous()
+
+
 def build(config: TrainingConfig, training: Models) -> MetanetModule:
     """The metanet of a config, fitted to an architecture and calibrated."""
     found = metanet(config.metanet)

@@ -1,0 +1,104 @@
+"""Which models are the same up to symmetry, which is trained on from which, and which have nothing to do with each other?
+
+Pairs under random elements of the whole symmetry group, so that no weight need stay in its place. A metanet's embeddings learn
+it by contrast (Representation Learning with Contrastive Predictive Coding, van den Oord, Li and Vinyals, 2018): a model at its
+last but one checkpoint shall be nearest to itself and to what it became, among the models of the batch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanets.alignment import aligned
+from metanets.batching import Models
+from metanets.metanet import MetanetModule
+from metanets.training.config import TrainingConfig
+from metanets.training.data import PopulationBlock
+from metanets.weight_task import Row, WeightTask, build, checkpoint_values, fit, register, split_rows
+from modelzoo.errors import UserError
+from modelzoo.family import Paper
+
+TEMPERATURE = 0.1
+SCALE = 0.5  # of log-scales and of everything else in the group that is not compact
+OTHERS = 5  # unrelated models a test model is paired with
+
+
+def moved(block: PopulationBlock, values: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Edge values `[E, M]` under a random element of the group for every model; buffers are those of the rows."""
+    tensors = {**{name: tensor[rows] for name, tensor in block.tensors.items()}, **block.structure.scatter(values.T)}
+    found = block.group.sample(generator, SCALE, models=len(rows)).apply(tensors)
+    return block.structure.values(found).T.to(values.dtype).contiguous()
+
+
+def embeddings(network: MetanetModule, block: PopulationBlock, values: Tensor) -> Tensor:
+    """Unit vectors `[M, width]`."""
+    return F.normalize(network(Models(block.topology, values)).embeddings, dim=1)
+
+
+def aucs(method: str, same: Tensor, child: Tensor, others: Tensor) -> Row:
+    """Areas under the curve that tells pairs from unrelated ones by their scores."""
+    row: Row = {"method": method}
+    for name, positive in (("same", same), ("child", child)):
+        truth = np.r_[np.ones(len(positive)), np.zeros(len(others))]
+        row[f"auc {name}"] = float(roc_auc_score(truth, torch.cat([positive, others]).numpy()))
+    return row
+
+
+def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
+    """AUC on the test split: embeddings, the same untrained, distance of weights, and distance after weight matching."""
+    if len(block.population.info.checkpoint_steps) < 3:
+        raise UserError(f"population {block.population.name!r} keeps no checkpoint between first and last, so no model is trained on from another; populate with --checkpoint-every.")  # fmt: skip
+    train, test = split_rows(block, "train"), split_rows(block, "test")
+    parents, children = (checkpoint_values(block, k) for k in (-2, -1))
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build(config, Models(block.topology, children[:, train]))
+    network.eval()
+
+    def loss(rows: Tensor) -> Tensor:
+        anchor = embeddings(network, block, parents[:, rows])
+        kin = torch.rand(len(rows), generator=generator) < 0.5
+        positive = torch.where(kin, children[:, rows], parents[:, rows])
+        scores = anchor @ embeddings(network, block, moved(block, positive, rows, generator)).mT / TEMPERATURE
+        return F.cross_entropy(scores, torch.arange(len(rows)))
+
+    own = parents[:, test]
+    compared = [moved(block, values[:, test], test, generator) for values in (parents, children)]
+
+    def scored(method: str, similarity: Callable[[Tensor, Tensor], Tensor]) -> Row:
+        shifts = range(1, 1 + min(OTHERS, len(test) - 1))  # cyclic: never the model itself
+        with torch.no_grad():
+            others = torch.cat([similarity(own, compared[1].roll(shift, 1)) for shift in shifts])
+            return aucs(method, similarity(own, compared[0]), similarity(own, compared[1]), others)
+
+    def embedded(a: Tensor, b: Tensor) -> Tensor:
+        return (embeddings(network, block, a) * embeddings(network, block, b)).sum(1)
+
+    def near(a: Tensor, b: Tensor) -> Tensor:
+        return -(a - b).norm(dim=0) / (a.norm(dim=0) * b.norm(dim=0)).sqrt()
+
+    rows = [
+        scored("distance of weights", near),
+        scored("distance after weight matching", lambda a, b: near(a, aligned(block.topology, a, b))),
+        scored(f"{config.metanet}, untrained", embedded),
+    ]
+    fit(network, loss, train, config)
+    return [*rows, scored(config.metanet, embedded)]
+
+
+TASK = register(
+    WeightTask(
+        name="lineage",
+        measure=measure,
+        summary="Tell the same model under a symmetry, and what it was trained into, from unrelated models.",
+        metric="auc child",
+        higher_is_better=True,
+        paper=Paper("Representation Learning with Contrastive Predictive Coding", "van den Oord et al.", 2018),
+    ),
+    __name__,
+)
