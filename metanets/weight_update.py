@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphs import EDGE_KINDS
-from metanets.batching import Models
+from metanets.batching import Models, Topology
 from metanets.metanet import MetanetModule, ValueStatistics
 
 SMALL = 1e-2  # of an untrained update, relative to the weights
@@ -36,7 +36,14 @@ class WeightUpdate(nn.Module):
         self.statistics.fit(training)
         self.factor = nn.Parameter(torch.full_like(self.statistics.size, SMALL))
 
+    def outputs(self, models: Models) -> Tensor:
+        """y, `[E, M]`."""
+        return self.metanet.edge_outputs(models, self.head)
+
+    def factors(self, topology: Topology) -> Tensor:
+        """f of every edge, `[E, 1]`."""
+        return self.factor[topology.edge_kind, topology.edge_depth_bin][:, None]
+
     def forward(self, models: Models) -> Tensor:
-        at = (models.topology.edge_kind, models.topology.edge_depth_bin)
-        scale = (self.factor * self.statistics.size)[at]
-        return scale[:, None] * self.metanet.edge_outputs(models, self.head)
+        size = self.statistics.size[models.topology.edge_kind, models.topology.edge_depth_bin]
+        return self.factors(models.topology) * size[:, None] * self.outputs(models)
