@@ -9,6 +9,7 @@ from metanets.baseline import baselines
 from metanets.contender import Contender
 from metanets.metanet import metanets
 from metanets.training.augmentation import augmentations
+from metanets.weight_task import weight_tasks
 
 TEXT = (Path(__file__).parents[2] / "docs" / "metanets.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("| `")]
@@ -32,3 +33,10 @@ def test_contenders_in_commands_are_read() -> None:
     assert len(texts) >= 3
     for text in texts:
         Contender.read(text)
+
+
+def test_every_weight_task_has_its_command_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "editing.md").read_text()
+    for name, each in weight_tasks().items():
+        assert f"metazoo weight-task {name} " in text
+        assert each.summary.endswith(".")
