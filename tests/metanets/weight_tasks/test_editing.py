@@ -1,5 +1,7 @@
 """Editing implicit images: operators by hand, rendering against the zoo, and that training edits unseen models."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,14 @@ import torch
 
 from metanets.editing import Gallery, edited_images, scored, trained_editor
 from metanets.training import TrainingConfig
-from metanets.weight_task import read_block, split_rows, weight_task
+from metanets.weight_task import read_block, split_rows, weight_task, weight_tasks
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 from modelzoo.training import PopulationConfig, populate
+from tests.conftest import Command
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +64,21 @@ def test_an_editor_makes_unseen_models_bolder(gallery: Gallery) -> None:
 def test_what_holds_no_images_is_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="no implicit representations of square grey images"):
         weight_task("dilate").measure(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+
+
+def test_the_command_lists_measures_and_refuses(gallery: Gallery, metazoo: Callable[..., Command]) -> None:
+    code, out, _ = metazoo("weight-tasks", "--json")
+    assert code == 0
+    assert {row["task"] for row in json.loads(out)} == set(weight_tasks())
+    zoo = gallery.block.population.zoo.path
+    code, out, error = metazoo("weight-task", "contrast", zoo, "digits", "--metanet", "flat_mlp", "--epochs", 1, "--json")  # fmt: skip
+    assert code == 0, error
+    assert [row["method"] for row in json.loads(out)] == ["nothing changed", "the mean edited image for all", "flat_mlp"]  # fmt: skip
+    for arguments, said in (
+        (("dilat", zoo, "digits"), "did you mean 'dilate'?"),
+        (("dilate", zoo, "digits", "--metanet", "sane"), "keeps no state of single weights"),
+        (("dilate", zoo, "digits", "--metanet", "flat_mlp", "--learning-rate", "1e30", "--epochs", "3"), "lower --learning-rate"),
+    ):  # fmt: skip
+        code, out, error = metazoo("weight-task", *arguments)
+        assert (code > 0, out, len(error.strip().splitlines())) == (True, "", 1)
+        assert said in error
