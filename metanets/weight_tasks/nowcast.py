@@ -1,7 +1,7 @@
 """The last checkpoint from the two before: x̂_2 = x_1 + (ρ + f_c y_e(x_1)) ⊙ (x_1 − x_0).
 
 ρ is the ratio of the steps, so an untrained network is near the straight line; y are a metanet's outputs of edges at x_1, f_c a
-learned factor of kind and depth. Learning to Boost Training by Periodic Nowcasting Near Future Weights (Jang, Yun and Han, 2023).
+learned factor of kind and depth. Learning to Boost Training by Periodic Nowcasting Near Future Weights (Jang et al., 2023).
 """
 
 import torch
