@@ -11,6 +11,7 @@ from graphs.program import Op, Program, Reference
 
 _WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
          torch.complex64: torch.complex128}  # fmt: skip
+COLUMNS = 32  # of a strided matrix that are copied at a time
 BATCH_NORM = "aten._native_batch_norm_legit_no_training"
 
 
@@ -48,8 +49,14 @@ def call(op: Op, lookup: Callable[[int], Tensor]) -> list[Any]:
         scale = (variance + epsilon).rsqrt() if weight is None else weight * (variance + epsilon).rsqrt()
         shifted = (x - mean.reshape(wide)) * scale.reshape(wide)
         return [shifted if bias is None else shifted + bias.reshape(wide), None, None]
-    if op.name == "aten.bmm" and (right := filled(op.arguments[1])).stride(0) == 0 and len(right):
-        return [filled(op.arguments[0]) @ right[0]]  # one matrix for all: torch would copy it for each
+    if op.name in ("aten.mm", "aten.bmm", "aten.addmm") and not op.keywords:
+        *summand, left, right = map(filled, op.arguments)
+        if right.ndim == 3 and len(right) and right.stride(0) == 0:  # one matrix for all
+            right = right[0]
+        if right.ndim == 2 and not (right.is_contiguous() or right.mT.is_contiguous()):
+            # torch would copy all of it, and all the more if it overlaps itself
+            found = torch.cat([left @ part for part in right.split(COLUMNS, -1)], -1)
+            return [summand[0] + found if summand else found]
     result = op.overload(*map(filled, op.arguments), **{key: filled(entry) for key, entry in op.keywords.items()})
     return list(result) if isinstance(result, list | tuple) else [result]
 

@@ -57,6 +57,12 @@ class Leaf:
             positions = call(op, partial(where_moved, positions))[place]
         return positions
 
+    def put(self, values: Tensor, source: Sequence[int]) -> Tensor:
+        """Zeros of the tensor's shape with values of the shape of the part in its place, in double precision."""
+        if self.entries is None and all(op.name == "aten.t" for op, _ in self.trail):  # a view, whatever its size
+            return widen(values).mT if len(self.trail) % 2 else widen(values)
+        return placed(values, self.locate(source), source)
+
 
 @dataclass(frozen=True)
 class Sink:
@@ -94,6 +100,14 @@ class Carried:
         entries, inverse = flat.unique(return_inverse=True)
         places = torch.full((len(entries),), len(flat))
         return entries, places.scatter_reduce(0, inverse, torch.arange(len(flat)), "amin"), inverse
+
+
+def placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros of a tensor's shape with values at flat positions, leading axes of the values kept."""
+    lead = values.shape[: values.ndim - positions.ndim]
+    flat = torch.zeros(*lead, math.prod(shape), dtype=widen(values[..., :0]).dtype)
+    flat = flat.index_add(-1, positions.flatten(), widen(values.flatten(len(lead))))
+    return flat.reshape(*lead, *shape)
 
 
 def where_moved(where: Tensor, _: Any) -> Tensor:

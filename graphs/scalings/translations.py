@@ -5,7 +5,7 @@ for a weight W that reads a layer norm γ n + β, one along 1/γ: as Σ n_i = 0,
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from graphs.finders import Context, finder
 from graphs.interpreter import call, widen
 from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
-from graphs.scalings.leaves import MOVES, Leaf, Sink, random_tensor
+from graphs.scalings.leaves import MOVES, Leaf, Sink, placed, random_tensor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, PICKS, SUMS, Shifts
 
@@ -149,10 +149,10 @@ class TranslationFactor(Factor):
     ) -> dict[str, Tensor]:
         """What is added to every tensor, for one model; `run` has every value of a run with these tensors."""
         source = tensors[self.leaf.tensor].shape
-        changes = {self.leaf.tensor: _placed(self._shift(parameters, tensors), self.leaf.locate(source), source)}
+        changes = {self.leaf.tensor: self.leaf.put(self._shift(parameters, tensors), source)}
         for sink, schedule in zip(self.sinks, self.schedules, strict=True):
             amount = self._amount(sink, schedule, tensors, changes, run)
-            change = _placed(-amount, sink.entries, tensors[sink.tensor].shape)
+            change = placed(-amount, sink.entries, tensors[sink.tensor].shape)
             changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
         return changes
 
@@ -215,7 +215,7 @@ class TranslationFactor(Factor):
         field = {n: torch.zeros_like(t) for n, t in before.items()}
         positions, source = self.leaf.positions, self.leaf.source
         for name in self.tied[self.leaf.tensor]:
-            field[name] = _placed(self._shift(parameters, before), positions, source)
+            field[name] = self.leaf.put(self._shift(parameters, before), source)
         moved = by.apply(other, field).get(self.leaf.tensor, field[self.leaf.tensor])
         lead = moved.shape[: moved.ndim - len(source)]
         found = moved.flatten(len(lead))[..., positions]
@@ -228,21 +228,13 @@ class TranslationFactor(Factor):
         found = found.flatten(len(lead)) / self.step
         if found.is_complex():
             found = found.real
-        again = _placed(self._shift(found, reference), positions, source)
+        again = self.leaf.put(self._shift(found, reference), source)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
     def _anything(self, name: str) -> Tensor:
         """A random tensor of the shape of one of the program's."""
         value = self.program.values[self.program.tensors[name]]
         return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(0))
-
-
-def _placed(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros of a tensor's shape with values at flat positions, leading axes of the values kept."""
-    lead = values.shape[: values.ndim - positions.ndim]
-    flat = torch.zeros(*lead, math.prod(shape), dtype=widen(values[..., :0]).dtype)
-    flat = flat.index_add(-1, positions.flatten(), widen(values.flatten(len(lead))))
-    return flat.reshape(*lead, *shape)
 
 
 @finder(40)
