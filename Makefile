@@ -17,6 +17,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(RUN)/python tests/browser.py
+	$(RUN)/python -m tests.compiler
 	OMP_NUM_THREADS=1 $(RUN)/pytest -m "not slow" -n auto --dist loadgroup
 
 slow: $(STAMP)
