@@ -213,7 +213,7 @@ class _Canonical:
         draws = SIGNATURES if any(f.question == "sign" for f in factors) else 4
         open_ = [torch.ones(f.count, dtype=torch.bool) for f in factors]
         progress = True
-        wanted: frozenset[int] | None = self.driven()
+        driven, all_asked = program.depends_on_inputs(), False
         while progress and any(bool(still.any()) for still in open_):
             plain = interpret(program, {name: self.tensors[name] for name in names}, inputs)
             runs, elements = [], []
@@ -234,7 +234,7 @@ class _Canonical:
             steady = {
                 value: torch.isclose(rotated[value], found, rtol=1e-6, atol=0)
                 for value, found in plain.items()
-                if wanted is None or value in wanted
+                if all_asked or driven[value]
             }
             progress = False
             for number, factor in enumerate(factors):
@@ -243,19 +243,11 @@ class _Canonical:
                 progress |= not torch.equal(missing, open_[number])
                 open_[number] = missing
                 self.apply(factor, parameters)
-            if not progress and wanted is not None:
-                progress, wanted = True, None
+            if not progress and not all_asked:
+                progress = all_asked = True
         for factor, still in zip(factors, open_, strict=True):
             if still.any():
                 self.left.append(f"{factor.name}: {int(still.sum())} of {factor.count} turn no activation alone")
-
-    def driven(self) -> frozenset[int]:
-        """The values that depend on inputs of the program."""
-        found = set(self.group.program.inputs)
-        for op in self.group.program.ops:
-            if found.intersection(op.inputs):
-                found.update(value for value in op.outputs if value is not None)
-        return frozenset(found)
 
     def angles(
         self, factor: DiagonalFactor, asked: Tensor, signatures: Tensor, plain: dict[int, Tensor],

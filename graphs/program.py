@@ -7,7 +7,7 @@ works on the resulting `Program` and never looks at the module's classes.
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -155,8 +155,15 @@ class Program:
 
     def depends_on_parameters(self) -> tuple[bool, ...]:
         """For every value whether it is computed from a parameter or state buffer."""
+        return self._computed_from(self.tensors.values())
+
+    def depends_on_inputs(self) -> tuple[bool, ...]:
+        """For every value whether it is computed from an input."""
+        return self._computed_from(self.inputs)
+
+    def _computed_from(self, values: Iterable[int]) -> tuple[bool, ...]:
         found = [False] * len(self.values)
-        for value in self.tensors.values():
+        for value in values:
             found[value] = True
         for op in self.ops:
             if any(found[value] for value in op.inputs):

@@ -8,7 +8,6 @@ depends linearly.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphs.parameter_graph.uses import input_dependent
 from graphs.parameter_graph.vocabulary import op_family
 from graphs.program import Op, Program, Reference
 from modelzoo.errors import UserError
@@ -81,7 +80,7 @@ class _Walk:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.live = input_dependent(program)
+        self.live = program.depends_on_inputs()
         self.ancestors: list[frozenset[int]] = []  # of every value, itself included, inputs' descendants only
         self.tensors: list[frozenset[str]] = []  # parameters that a value without inputs is computed from
         names: dict[int, set[str]] = {}

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from graphs.algebra import Array
+from graphs.columns import packed, unique_columns
 from graphs.parameter_graph.neurons import Neurons
 from graphs.parameter_graph.plan import End, TensorPlan
 from graphs.parameter_graph.structure import GraphStructure
-from graphs.parameter_graph.uses import input_dependent
 from graphs.parameter_graph.vocabulary import EDGE_KIND, EDGE_OP, NODE_KIND, POSITIONS, op_family
 
 Edges = dict[str, Array]
@@ -162,8 +162,8 @@ class _Builder:
         """Structural edges from neurons that have edges to their free coordinates, and from those to theirs."""
         met = np.unique(np.concatenate([np.empty(0, np.int64), *(e["target"] for e in (*self.edges, *self.extra)),
                                         *(e["source"] for e in (*self.edges, *self.extra))]))  # fmt: skip
-        relations = np.unique(relations, axis=1)
-        _, first = np.unique(relations[:2], axis=1, return_index=True)
+        relations = unique_columns(relations)
+        _, first = np.unique(packed(relations[:2]), return_index=True)
         relations = relations[:, first]
         while True:
             chosen = np.isin(relations[0], met)
@@ -236,7 +236,7 @@ class _Builder:
 def depths(neurons: Neurons) -> Array:
     """`[value]`: length of the longest path of computing operators to each value, relative to the longest of all."""
     program = neurons.labelling.program
-    live = input_dependent(program)
+    live = program.depends_on_inputs()
     found = np.zeros(len(program.values))
     for op in program.ops:
         deepest = max((found[value] for value in op.inputs if live[value]), default=0.0)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs.algebra import Array, compress
+from graphs.columns import count_columns, packed, ranks, unique_columns
 from graphs.labels import Labelling
-from graphs.parameter_graph.uses import input_dependent
 from graphs.parameter_graph.vocabulary import CONTRACTIONS, op_family
 from graphs.permutations import Structure
 
@@ -123,7 +123,7 @@ class Neurons:
         """`[3, relations]`: neuron, a free coordinate of it, and which coordinate that is."""
         _, _, relations = self._resolved
         relations = np.stack([self.base[relations[0]], self.base[relations[1]], relations[2]])
-        return np.unique(relations[:, relations[0] != relations[1]], axis=1)
+        return unique_columns(relations[:, relations[0] != relations[1]])
 
     def ranks(self, members: Array, group: Array) -> Array:
         """For classes in groups (queries and keys that share a feature) their rank in the group, alike ranking alike."""
@@ -148,16 +148,16 @@ class Neurons:
         colour = self.structure.colour[labels].sum(axis=free, keepdims=True).ravel()
         flat = classes.ravel()
         own = np.where(self.fixed[self.base[flat]], self.base[flat], -1)
-        _, group = np.unique(np.column_stack([own, self.coordinates[flat]]), axis=0, return_inverse=True)
+        group = ranks(packed(np.column_stack([own, self.coordinates[flat]]).T))
         _, first, cell = np.unique(colour, return_index=True, return_inverse=True)
-        role = _local_ranks(first[cell.ravel()], group.ravel())
+        role = _local_ranks(first[cell.ravel()], group)
         return role.reshape(classes.shape) if role.any() else None
 
     @cached_property
     def single(self) -> Array:
         """`[value]`: one number for all values whose single feature (of a dimension of size 1) is the same neuron."""
         program = self.labelling.program
-        live = input_dependent(program)
+        live = program.depends_on_inputs()
         root = list(range(len(program.values)))
 
         def find(value: int) -> int:
@@ -183,9 +183,9 @@ def _ranks(classes: Array, chosen: NDArray[np.bool_]) -> Array:
 
 def _local_ranks(keys: Array, group: Array) -> Array:
     """The rank of every key among the distinct keys of its group."""
-    pairs, inverse = np.unique(np.stack([group, keys]), axis=1, return_inverse=True)
+    pairs, inverse, _ = count_columns(np.stack([group, keys]))
     _, start = np.unique(pairs[0], return_index=True)
-    return inverse.ravel() - np.repeat(start, np.diff([*start, pairs.shape[1]]))[inverse.ravel()]
+    return inverse - np.repeat(start, np.diff([*start, pairs.shape[1]]))[inverse]
 
 
 def _leading(rows: Array) -> Array:

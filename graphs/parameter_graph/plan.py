@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from graphs.algebra import Array
+from graphs.columns import unique_columns
 from graphs.parameter_graph.neurons import Neurons
 from graphs.parameter_graph.uses import Use, find_uses
 from graphs.program import Program, Reference
@@ -140,7 +141,7 @@ def _implied(neurons: Neurons, labels: dict[int, Array]) -> tuple[set[int], list
             if j == k or j in found or k in found or inner.shape[j] == 1:
                 continue
             features, heads = np.broadcast_arrays(inner, outer)
-            joined = np.unique(np.stack([features.ravel(), heads.ravel()]), axis=1)
+            joined = unique_columns(np.stack([features.ravel(), heads.ravel()]))
             if joined.shape[1] == len(np.unique(joined[0])):
                 found.add(j)
                 pairs.append((inner, outer))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from graphs.algebra import Array
+from graphs.columns import packed, ranks
 from graphs.elements import GroupElement
 from graphs.factors import PermutationFactor
 from graphs.group import SymmetryGroup
@@ -167,7 +168,7 @@ class GraphStructure:
         rest = np.arange(len(entries), self.num_edges)
         keys = np.stack([index[0, rest], index[1, rest], column[rest]])
         images = np.stack([nodes[index[0, rest]], nodes[index[1, rest]], column[rest]])
-        both = np.unique(np.concatenate([keys, images], axis=1), axis=1, return_inverse=True)[1].ravel()
+        both = ranks(packed(np.concatenate([keys, images], axis=1)))
         place = np.full(int(both.max(initial=-1)) + 1, -1)
         place[both[: len(rest)]] = rest
         found[rest] = place[both[len(rest) :]]

@@ -51,19 +51,6 @@ class Use:
         return self.other is not None
 
 
-def input_dependent(program: Program) -> list[bool]:
-    """For every value whether it is computed from the module's inputs."""
-    found = [False] * len(program.values)
-    for value in program.inputs:
-        found[value] = True
-    for op in program.ops:
-        if any(found[value] for value in op.inputs):
-            for output in op.outputs:
-                if output is not None:
-                    found[output] = True
-    return found
-
-
 def find_uses(program: Program) -> dict[int, Use]:
     """The use of every parameter and state buffer, by value id: the first that sees most of its dimensions."""
     finder = _Finder(program)
@@ -82,7 +69,7 @@ class _Finder:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.users = program.users()
-        self.live = input_dependent(program)
+        self.live = program.depends_on_inputs()
 
     def uses(self, start: int) -> dict[tuple[int, int], Use]:
         """The uses of a tensor by operator and argument."""

@@ -160,11 +160,7 @@ class Shifts:
     @cached_property
     def known(self) -> frozenset[int]:
         """The values that depend on no input."""
-        unknown = set(self.program.inputs)
-        for op in self.program.ops:
-            if any(value in unknown for value in op.inputs):
-                unknown |= {output for output in op.outputs if output is not None}
-        return frozenset(range(len(self.program.values))) - unknown
+        return frozenset(value for value, live in enumerate(self.program.depends_on_inputs()) if not live)
 
     @cached_property
     def users(self) -> tuple[tuple[int, ...], ...]:
