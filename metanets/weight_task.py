@@ -17,6 +17,7 @@ from metanets.batching import Models
 from metanets.metanet import MetanetModule, metanet
 from metanets.training.config import TrainingConfig
 from metanets.training.data import FEWEST, PopulationBlock
+from metanets.training.module import adamw
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 from modelzoo.registry import Registry
@@ -112,13 +113,7 @@ def fit(network: nn.Module, loss: Callable[[Tensor], Tensor], rows: Tensor, conf
         UserError: the loss is no finite number any more.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    matrices = [p for name, p in network.named_parameters() if p.ndim > 1 and name.endswith("weight")]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in network.parameters() if id(p) not in chosen]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
+    optimizer = adamw(network, config)
     batches = [b for b in rows.split(config.batch_size) if len(b) > 1]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, epochs=config.epochs, steps_per_epoch=len(batches), pct_start=0.1,

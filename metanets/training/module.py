@@ -143,16 +143,7 @@ class WeightTraining(lightning.LightningModule):
         self.log_dict({f"validation_{name}": values[name] for name in METRICS[self.kind]})
 
     def configure_optimizers(self) -> Any:
-        weights = [p for p in self.predictor.parameters() if p.requires_grad]
-        decayed = [p for name, p in self.predictor.named_parameters() if p.ndim > 1 and name.endswith("weight")]
-        chosen = {id(p) for p in decayed}
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": [p for p in weights if id(p) not in chosen], "weight_decay": 0.0},
-            ],
-            lr=self.config.learning_rate,
-        )
+        optimizer = adamw(self.predictor, self.config)
         warmup = max(1, round(WARMUP * self.steps))
 
         def factor(step: int) -> float:
@@ -162,6 +153,20 @@ class WeightTraining(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def adamw(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices alone."""
+    weights = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for name, p in network.named_parameters() if p.ndim > 1 and name.endswith("weight")]
+    chosen = {id(p) for p in decayed}
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": [p for p in weights if id(p) not in chosen], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+    )
 
 
 def answers(outputs: Tensor, kind: Kind) -> Tensor:

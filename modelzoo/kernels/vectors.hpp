@@ -3,12 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -115,16 +113,5 @@ struct Floats {  // zeroed, aligned to a cache line
     Floats(const Floats&) = delete;
     operator float*() { return data; }
 };
-
-// One call of `work` a thread; it takes the next index until it is told that none is left.
-template <class Work>
-void share(long count, long threads, Work work) {
-    std::atomic<long> next{0};
-    auto run = [&] { work([&] { const long own = next++; return own < count ? own : -1; }); };
-    std::vector<std::thread> helpers;
-    for (long i = 1; i < std::min(threads, count); i++) helpers.emplace_back(run);
-    run();
-    for (auto& helper : helpers) helper.join();
-}
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <thread>
-#include <vector>
+
+#include "threads.hpp"
 
 namespace {
 
@@ -34,11 +34,7 @@ template <class T> void run(const T* w, const T* rows, const T* columns, T* resu
                 call(w ? w + at : nullptr, rows + r * channels + c, columns + r / outputs * inputs * channels + c, result + at, inputs, channels, width);
             }
     };
-    threads = std::max(1L, std::min(threads, all));
-    std::vector<std::thread> others;
-    for (long i = 1; i < threads; i++) others.emplace_back(work, all * i / threads, all * (i + 1) / threads);
-    work(0, all / threads);
-    for (std::thread& other : others) other.join();
+    divide(all, threads, work);
 }
 
 }  // namespace

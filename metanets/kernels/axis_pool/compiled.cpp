@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <thread>
-#include <vector>
+
+#include "threads.hpp"
 
 namespace {
 
@@ -37,11 +37,7 @@ template <class T> void run(const T* w, T* rows, T* columns, long batch, long ou
             call(w + b * outputs * inputs * channels + c, rows + b * outputs * channels + c, columns + b * inputs * channels + c, outputs, inputs, channels, width);
         }
     };
-    threads = std::max(1L, std::min(threads, tiles));
-    std::vector<std::thread> others;
-    for (long i = 1; i < threads; i++) others.emplace_back(work, tiles * i / threads, tiles * (i + 1) / threads);
-    work(0, tiles / threads);
-    for (std::thread& other : others) other.join();
+    divide(tiles, threads, work);
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 // A message is made, used and forgotten in registers. Threads share the channels, so that no two of them add to one row
 // and sums have the same order every time.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <type_traits>
-#include <vector>
+
+#include "threads.hpp"
 
 namespace {
 
@@ -34,14 +35,9 @@ inline Vector<double> exponential(Vector<double> x) {
 }
 template <class T> inline Vector<T> sigmoid(Vector<T> z) { return 1 / (1 + exponential(-z)); }
 
-template <class F> void share(long channels, long lanes, long threads, F work) {
-    const long blocks = (channels + lanes - 1) / lanes;
-    threads = threads < blocks ? threads : blocks;
-    std::vector<std::thread> others;
-    for (long i = 1; i < threads; i++)
-        others.emplace_back(work, blocks * i / threads * lanes, i + 1 == threads ? channels : blocks * (i + 1) / threads * lanes);
-    if (blocks) work(0, threads < 2 ? channels : blocks / threads * lanes);
-    for (std::thread& other : others) other.join();
+template <class F> void share_channels(long channels, long lanes, long threads, F work) {
+    if (channels)
+        divide((channels + lanes - 1) / lanes, threads, [=](long begin, long end) { work(begin * lanes, std::min(end * lanes, channels)); });
 }
 
 template <class T> struct Graph {
@@ -132,12 +128,12 @@ template <class F> void chosen(int64_t activation, F work) {
 
 template <class T> void run_forward(const Graph<T>& graph, T* pooled, T* updated, int64_t activation, int64_t threads) {
     chosen(activation, [&](auto a) {
-        share(graph.channels, LANES<T>, threads, [&](long b, long e) { forward<T, decltype(a)::value>(graph, pooled, updated, b, e); });
+        share_channels(graph.channels, LANES<T>, threads, [&](long b, long e) { forward<T, decltype(a)::value>(graph, pooled, updated, b, e); });
     });
 }
 template <class T> void run_backward(const Graph<T>& graph, const Gradients<T>& d, int64_t activation, int64_t threads) {
     chosen(activation, [&](auto a) {
-        share(graph.channels, LANES<T>, threads, [&](long b, long e) { backward<T, decltype(a)::value>(graph, d, b, e); });
+        share_channels(graph.channels, LANES<T>, threads, [&](long b, long e) { backward<T, decltype(a)::value>(graph, d, b, e); });
     });
 }
 

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <thread>
-#include <vector>
+
+#include "threads.hpp"
 
 namespace {
 
@@ -38,11 +38,7 @@ template <class T> void run(const T* decay, const T* inputs, T* states, long bat
             call(decay + at, inputs + at, states + at, time, row, std::min(BLOCK, row - c), reverse ? -1 : 1);
         }
     };
-    threads = std::max(1L, std::min(threads, tiles));
-    std::vector<std::thread> others;
-    for (long i = 1; i < threads; i++) others.emplace_back(work, tiles * i / threads, tiles * (i + 1) / threads);
-    work(0, tiles / threads);
-    for (std::thread& other : others) other.join();
+    divide(tiles, threads, work);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 // weight gradients are one product C[r, :] += Σ_k A[r, k] B[k, :] with broadcast A, and nothing is ever transposed but
 // the weights, once a step. Padding stays zero by itself: act(0) = 0 for every activation here.
 
+#include "threads.hpp"
 #include "vectors.hpp"
 
 namespace {

@@ -2,6 +2,7 @@
 // that forward pass, weight gradients and input gradients are the products of `vectors.hpp`. Inside, an image lies pixel by
 // pixel, its channels side by side: then one line of a patch is one run of memory.
 
+#include "threads.hpp"
 #include "vectors.hpp"
 
 namespace {

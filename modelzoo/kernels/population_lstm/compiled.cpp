@@ -1,6 +1,7 @@
 // One model a thread, some sequences at a time: their states, their gates and both weight matrices stay in the innermost
 // cache through all time steps. (x_t, h_{t-1}) lie side by side, so that a step is one product with (W_ih, W_hh).
 
+#include "threads.hpp"
 #include "vectors.hpp"
 
 namespace {

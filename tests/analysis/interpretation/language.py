@@ -5,8 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from analysis.ntk.finetuning_kernel import pretrained
 from modelzoo.families.attention.causal_lm import CausalLM
-from modelzoo.family import family
 from modelzoo.task import task
 from modelzoo.tasks.topic_ngrams import sentences
 
@@ -16,27 +16,7 @@ TASK = task("topic_ngrams")
 @cache
 def language_model(steps: int, layers: int, width: int, seed: int = 0) -> CausalLM:
     """A causal transformer with learned positions after some steps of Adam."""
-    found = family("causal_lm")
-    fields = {
-        "width": width,
-        "heads": 4,
-        "key_value_heads": 4,
-        "hidden": 2 * width,
-        "layers": layers,
-        "positions": "learned",
-    }
-    module = found.build(found.configure(TASK, fields), seed)
-    assert isinstance(module, CausalLM)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=max(steps, 1))
-    data, generator = TASK.data().train, torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        rows = torch.randint(len(data.targets), (32,), generator=generator)
-        optimizer.zero_grad()
-        TASK.loss(module(data.inputs[0][rows]), data.targets[rows]).backward()
-        optimizer.step()
-        schedule.step()
-    return module
+    return pretrained(steps, width, layers, seed)
 
 
 @cache
