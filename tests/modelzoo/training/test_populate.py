@@ -115,16 +115,20 @@ def test_an_interrupted_population_goes_on_where_it_was(tmp_path: Path) -> None:
     """Ctrl-C, then kill -9, each in the middle of a real run; the end is the zoo that was never interrupted."""
     path = tmp_path / "zoo"
     command = [sys.executable, "-m", "modelzoo.cli", "populate", str(path), "mlp", "--models", "16", "--block", "2",
-               "--name", "mine", "--steps", "300", "--tiny"]  # fmt: skip
+               "--name", "mine", "--steps", "150", "--tiny"]  # fmt: skip
     stored = 0
     for stop in (signal.SIGINT, signal.SIGKILL):
         child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         enough = stored + 2
         while stored < enough:
-            time.sleep(0.2)  # opening a zoo takes time from the child
+            child.send_signal(signal.SIGCONT)
+            time.sleep(0.2)
+            child.send_signal(signal.SIGSTOP)  # it waits while the zoo is opened, however long that takes
             assert child.poll() is None, child.communicate()
-            stored = len(Zoo.open(path)["mine"]) if path.exists() and "mine" in Zoo.open(path) else 0
+            opened = Zoo.open(path) if path.exists() else {}
+            stored = len(opened["mine"]) if "mine" in opened else 0
         child.send_signal(stop)
+        child.send_signal(signal.SIGCONT)
         _, message = child.communicate(timeout=60)
         zoo = Zoo.open(path)
         stored = len(zoo["mine"])
@@ -135,7 +139,7 @@ def test_an_interrupted_population_goes_on_where_it_was(tmp_path: Path) -> None:
             assert child.returncode == 130, message
             assert f"stopped with {stored} of 16 models of 'mine' stored; run the same command to go on" in message.replace("\n", " ")  # fmt: skip
             assert "Traceback" not in message
-    config = PopulationConfig.read(family="mlp", models=16, block=2, steps=300, tiny=True)
+    config = PopulationConfig.read(family="mlp", models=16, block=2, steps=150, tiny=True)
     resumed = populate(path, config, "mine", progress=False)
     assert resumed.table.index.tolist() == list(range(16))
     assert same(resumed, populate(tmp_path / "straight", config, "mine", progress=False))
