@@ -266,6 +266,8 @@ def jacobian(use: Use, role: str, entered: Tensor, gradients: Tensor) -> Tensor:
         places = (entered + rows * torch.arange(count, device=entered.device)[:, None]).flatten()
         table = gradients.new_zeros(count * rows, features)
         return table.index_add_(0, places, gradients.flatten(0, 1)).view(count, -1)
+    if entered.ndim == 3 and use.kind != "linear":
+        return (entered.mT @ gradients).flatten(1)  # both as they lie in memory; every use has this layout
     if entered.ndim == 3:
         return (gradients.mT @ entered).flatten(1)
     grouped = gradients.unflatten(-1, (entered.shape[2], -1))  # [N, S, G, J]

@@ -131,8 +131,8 @@ def add_layer(
         for o, p, target in targets:
             if o == p:
                 target += inner
-    elif method == "hadamard" and whole is not None and layer.kind == "matrix":
-        return ntk_layer(left.rows(), left.columns(), kernel=whole, bias=False)
+    elif method == "hadamard" and whole is not None and whole.is_cuda and layer.kind == "matrix":
+        return ntk_layer(left.rows(), left.columns(), kernel=whole, bias=False)  # on the CPU adding in place is faster
     else:
         _add_matched(layer, form, left, right, targets)
     return None
@@ -169,7 +169,10 @@ def _add_square(target: Tensor, rows: Tensor) -> None:
 
 def _blocks(count: int, most: int) -> list[slice]:
     """Quarters of the samples, not smaller than 32 and not larger than `most`."""
-    step = max(1, min(most, max(32, -(-count // 4))))
+    return _slices(count, max(1, min(most, max(32, -(-count // 4)))))
+
+
+def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -193,16 +196,18 @@ def _add_matched(layer: Layer, form: Form, left: Side, right: Side, targets: Seq
     _, count, positions, _ = g.shape
     columns, others = h.shape[1:3]
     most = max(1, GHOST_ENTRIES // (positions * others * columns))
-    for rows in _blocks(count, most):
-        halved = [same and o == p for o, p, _ in targets]
-        first = rows.start if all(halved) else 0
-        inner = _inner(layer, left, right, rows, first)
-        for (o, p, target), half in zip(targets, halved, strict=True):
-            begin = rows.start if half else 0
-            outer = g[o, rows].flatten(0, 1) @ h[p, begin:].flatten(0, 1).T
-            outer *= inner[:, (begin - first) * others :]
-            if positions * others > 1:
-                outer = outer.view(-1, positions, columns - begin, others).sum((1, 3))
-            target[rows, begin:] += outer
-            if half:
-                target[rows.stop :, rows] += outer[:, rows.stop - begin :].T
+    halved, whole = (
+        [target for target in targets if (same and target[0] == target[1]) == half] for half in (True, False)
+    )
+    for pairs, blocks in ((halved, _blocks(count, most)), (whole, _slices(count, most))):
+        for rows in blocks if pairs else ():
+            first = rows.start if pairs is halved else 0
+            inner = _inner(layer, left, right, rows, first)
+            for o, p, target in pairs:
+                outer = g[o, rows].flatten(0, 1) @ h[p, first:].flatten(0, 1).T
+                outer *= inner
+                if positions * others > 1:
+                    outer = outer.view(-1, positions, columns - first, others).sum((1, 3))
+                target[rows, first:] += outer
+                if pairs is halved:
+                    target[rows.stop :, rows] += outer[:, rows.stop - first :].T

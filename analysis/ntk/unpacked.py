@@ -86,18 +86,30 @@ def _attention(
     need_weights: bool = True, attn_mask: Tensor | None = None, use_separate_proj_weight: bool = False,
     average_attn_weights: bool = True, **others: Any,
 ) -> Call | None:  # fmt: skip
-    """Self-attention with packed projections; None for what has other inputs, masks by sample, or further options."""
+    """Attention, to itself or to other inputs; None for masks by sample and further options."""
     special = (bias_k, bias_v, key_padding_mask, others.get("static_k"), others.get("static_v"))
-    packed = query is key and key is value and not use_separate_proj_weight and in_proj_weight is not None
     shared = attn_mask is None or attn_mask.ndim == 2
-    if not packed or not shared or add_zero_attn or query.ndim != 3 or any(part is not None for part in special) or (training and dropout_p):  # fmt: skip
+    if not shared or add_zero_attn or query.ndim != 3 or any(part is not None for part in special) or (training and dropout_p):  # fmt: skip
         return None
+    apart = [others.get(f"{role}_proj_weight") for role in "qkv"] if use_separate_proj_weight else None
+
+    def projected() -> list[Tensor]:
+        # the packed weight and bias stay whole, so that they have products, and of what they give a third is read
+        whole: dict[int, Tensor] = {}
+        width = query.shape[-1]
+        for entering in (query, key, value):
+            if id(entering) not in whole:
+                own = in_proj_weight if apart is None else entering.new_zeros(3 * width, entering.shape[-1])
+                whole[id(entering)] = F.linear(entering, own, in_proj_bias)  # type: ignore[arg-type]
+        parts = [whole[id(x)][..., place * width : (place + 1) * width] for place, x in enumerate((query, key, value))]
+        if apart is None:
+            return parts
+        return [part + F.linear(x, w) for part, x, w in zip(parts, (query, key, value), apart, strict=True)]
 
     def run() -> tuple[Tensor, Tensor | None]:
         length, count, width = query.shape
-        projected = F.linear(query, in_proj_weight, in_proj_bias)  # type: ignore[arg-type]
-        q, k, v = (x.reshape(length, count, num_heads, -1).permute(1, 2, 0, 3) for x in projected.chunk(3, -1))
-        scores = q @ k.mT / (width // num_heads) ** 0.5  # [N, heads, T, T]
+        q, k, v = (x.reshape(len(x), count, num_heads, -1).permute(1, 2, 0, 3) for x in projected())
+        scores = q @ k.mT / (width // num_heads) ** 0.5  # [N, heads, T, T']
         if attn_mask is not None:
             boolean = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(attn_mask, float("-inf")) if boolean else scores + attn_mask

@@ -285,16 +285,16 @@ PACKED: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 class Packed(nn.Module):
     """A module that torch computes in one opaque call, and a head."""
 
-    def __init__(self, kind: str, cross: bool = False) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
         sizes, options = PACKED[kind]
         self.inner = getattr(nn, kind)(*sizes, batch_first=True, **options)
         self.head = nn.LazyLinear(2)
-        self.attends, self.cross = kind == "MultiheadAttention", cross
+        self.attends = kind == "MultiheadAttention"
 
     def forward(self, x: Tensor) -> Tensor:
         mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        h = self.inner(x, x.flip(1) if self.cross else x, x, attn_mask=mask) if self.attends else self.inner(x)
+        h = self.inner(x, x, x, attn_mask=mask) if self.attends else self.inner(x)
         return self.head((h[0] if isinstance(h, tuple) else h).mean(1))
 
 
@@ -312,13 +312,45 @@ def test_the_packed_modules_of_torch(kind: str) -> None:
     np.testing.assert_allclose(TangentKernelOperator(module, x) @ v, found.matrix().numpy() @ v, rtol=1e-9)
 
 
-def test_attention_between_two_inputs_is_differentiated() -> None:
+class Cross(nn.Module):
+    """Attention of four vectors to three of another size, which are themselves keys or keys and values."""
+
+    def __init__(self, sizes: dict[str, int], bias: bool) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 2, bias=bias, batch_first=True, **sizes)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self.head(self.inner(x, keys, values)[0].mean(1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("case", ["memory", "three inputs", "other sizes"])
+def test_attention_between_two_inputs(case: str, bias: bool) -> None:
+    """Packed projections of two or three inputs, and separate ones: no matrix and no bias is left to differentiation."""
     torch.manual_seed(0)
-    x = torch.randn(4, 3, 4, dtype=torch.float64)
-    module = Packed("MultiheadAttention", cross=True).double().eval()
-    module(x)
-    found = empirical_kernel(module, x)
-    assert error(found.values, dense_kernel(dense_jacobian(module, [x]))) < EXACT
+    sizes = {"kdim": 5, "vdim": 3} if case == "other sizes" else {}
+    module = Cross(sizes, bias).double().eval()
+    for parameter in module.parameters():
+        parameter.data.normal_()
+    x, keys = torch.randn(5, 4, 4), torch.randn(5, 3, sizes.get("kdim", 4))
+    x, keys = x.double(), keys.double()
+    inputs = [x, keys, keys if case == "memory" else torch.randn(5, 3, sizes.get("vdim", 4)).double()]
+    found = empirical_kernel(module, inputs)
+    assert error(found.values, dense_kernel(dense_jacobian(module, inputs))) < EXACT
+    assert "vjp" not in {share.method for share in found.shares}
+    assert {name for share in found.shares for name in share.layer.parameters} == set(dict(module.named_parameters()))
+
+
+def test_attention_with_a_mask_by_sample_is_differentiated() -> None:
+    class Masked(Cross):
+        def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return self.head(self.inner(x, keys, values, key_padding_mask=keys[..., 0] > 0.5)[0].mean(1))
+
+    torch.manual_seed(0)
+    module, inputs = Masked({}, True).double().eval(), [torch.randn(4, 3, 4, dtype=torch.float64) for _ in range(3)]
+    found = empirical_kernel(module, inputs)
+    assert error(found.values, dense_kernel(dense_jacobian(module, inputs))) < EXACT
     assert {share.method for share in found.shares} >= {"vjp", "hadamard"}
 
 
