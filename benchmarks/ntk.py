@@ -1,20 +1,27 @@
-"""The empirical tangent kernel against the contraction of Jacobians made by torch.func, float32.
+"""The empirical tangent kernel against the contraction of Jacobians made by torch.func and against neural-tangents, float32.
 
-python benchmarks/ntk.py [--json] [--small]
+python benchmarks/ntk.py [--neural-tangents-python PATH] [--core CORE] [--json] [--write] [--small]
 
 A perceptron 784-512-512-10 and a network of three convolutions with 32 channels on 8 × 8 pixels, full kernel and trace.
-The Jacobians of 256 samples of the perceptron would take 7 GB, and twice that while they are multiplied, so there both
-sides get 32 samples. Where jax and neural-tangents are installed (0.6.5 runs on jax 0.4.23) its structured derivatives
-with vmap_axes=0 under jit are the baseline of four more cases, with all 256.
+The Jacobians of 256 samples of the perceptron would take 7 GB, and twice that while they are multiplied, so against
+torch.func both sides get 32 samples. neural-tangents is compared in its best mode (structured derivatives, vmap_axes=0,
+jit), with all 256, where an interpreter that has it is named: jax and torch do not load into one process. 0.6.5 runs on
+jax 0.4.23. With --core both sides are pinned to one core and use one thread.
 """
 
+import argparse
+import json
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from importlib.util import find_spec
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from harness import Case, close, run, small
 from torch import Tensor, nn
@@ -27,6 +34,9 @@ WIDTH, CHANNELS = (12, 4) if small() else (512, 32)
 FEATURES, PIXELS, OUTPUTS = 20 if small() else 784, 8, 10
 FEWER = 32  # samples of the perceptron, against torch.func
 TOLERANCE = 3e-5  # of the largest entry: float32 sums over 400,000 parameters
+EXACT = 1e-6  # where both sides multiply the same small matrices
+SCRIPT = Path(__file__).parent / "peers" / "neural_tangents_kernel.py"
+KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "convolution", nn.ReLU: "relu", nn.Flatten: "flatten"}  # fmt: skip
 
 
 def perceptron() -> tuple[nn.Sequential, Tensor]:
@@ -53,9 +63,9 @@ def contraction(module: nn.Module, x: Tensor, form: Form) -> Tensor:
     return sum((torch.einsum(equation, part, part) for part in flat[1:]), torch.einsum(equation, flat[0], flat[0]))
 
 
-def agree(ours: Any, theirs: Any) -> bool:
+def agree(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> bool:
     """Equal up to rounding, relative to the largest entry."""
-    return close(0.0, TOLERANCE * float(torch.as_tensor(theirs).abs().max()))(ours, theirs)
+    return close(0.0, tolerance * float(torch.as_tensor(theirs).abs().max()))(ours, theirs)
 
 
 def against_torch(name: str, module: nn.Module, x: Tensor, form: Form) -> Case:
@@ -68,53 +78,47 @@ def against_torch(name: str, module: nn.Module, x: Tensor, form: Form) -> Case:
     )
 
 
-def against_neural_tangents(name: str, module: nn.Sequential, x: Tensor, form: Form) -> Case:
+def against_neural_tangents(name: str, module: nn.Sequential, x: Tensor, form: Form, peer: "NeuralTangents") -> Case:
     return Case(
         f"{name}, {form}, N {len(x)}",
         lambda: empirical_kernel(module, x, form=form).values,
-        structured_derivatives(module, x, form),
-        agree,
+        peer.kernel,
+        partial(agree, tolerance=EXACT),
         baseline_name="neural-tangents",
+        baseline_seconds=peer.seconds,
     )
 
 
-def structured_derivatives(module: nn.Sequential, x: Tensor, form: Form) -> Callable[[], Tensor]:
-    """neural-tangents in its best mode, on the same weights."""
-    import jax
-    import jax.numpy as jnp
-    import neural_tangents as nt
-    import numpy as np
+class NeuralTangents:
+    """neural-tangents on the same weights, in a process of its own."""
 
-    # matrices as [in, out]: its rules do not see through a transpose, which costs it gigabytes
-    layers = [
-        {name: jnp.asarray((value.detach().T if isinstance(part, nn.Linear) and value.ndim == 2 else value.detach()).numpy())
-         for name, value in part.named_parameters()}
-        for part in module
-    ]  # fmt: skip
+    def __init__(self, python: str, module: nn.Sequential, x: Tensor, form: Form, folder: Path) -> None:
+        self.command = [python, str(SCRIPT), str(folder / "network.npz"), str(folder / "kernel.npy"), form]
+        self.folder, self.process, self.last = folder, None, {}  # type: ignore[var-annotated]
+        layers = {f"{place}.{name}": value.detach() for place, part in enumerate(module) for name, value in part.named_parameters()}  # fmt: skip
+        arrays = {key: (value.T if key.endswith("weight") and value.ndim == 2 else value).numpy() for key, value in layers.items()}  # fmt: skip
+        folder.mkdir()
+        np.savez(folder / "network.npz", kinds=np.array([KINDS[type(part)] for part in module]), x=x.numpy(), **arrays)
 
-    def apply(parameters: list[dict[str, Any]], x: Any) -> Any:
-        for part, own in zip(module, parameters, strict=True):
-            if isinstance(part, nn.Linear):
-                x = x @ own["weight"] + own["bias"]
-            elif isinstance(part, nn.Conv2d):
-                x = jax.lax.conv_general_dilated(x, own["weight"], (1, 1), "SAME") + own["bias"][:, None, None]
-            elif isinstance(part, nn.ReLU):
-                x = jax.nn.relu(x)
-            else:
-                x = x.reshape(len(x), -1)
-        return x
+    def kernel(self) -> Tensor:
+        """Start the process, which compiles and computes the kernel once."""
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+        self.seconds("wall")
+        return torch.from_numpy(np.load(self.folder / "kernel.npy"))
 
-    kernel = nt.empirical_ntk_fn(
-        apply, trace_axes=() if form == "full" else (-1,), vmap_axes=0,
-        implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES,
-    )  # fmt: skip
-    jitted, data = jax.jit(kernel), jnp.asarray(x.numpy())
-    scale = 1 if form == "full" else OUTPUTS  # neural-tangents means over the trace axes
+    def seconds(self, clock: str) -> float:
+        """Of one more call."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{' '.join(self.command)} ended with code {self.process.wait()}; does that interpreter have jax and neural-tangents?")  # fmt: skip
+        self.last = json.loads(answer)
+        return float(self.last[clock])
 
-    def call() -> Tensor:
-        return torch.from_numpy(np.array(jitted(data, None, layers).block_until_ready())) * scale
-
-    return call
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.communicate()
 
 
 def peak_megabytes(network: str, form: str) -> float:
@@ -135,20 +139,50 @@ def _peak(network: str, form: Form) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
+def by_threads(network: str, form: Form) -> str:
+    """Wall time of one kernel with one thread and with all."""
+    module, x = NETWORKS[network]()
+    threads, seconds = torch.get_num_threads(), {}
+    for count in (1, threads) * 3:
+        torch.set_num_threads(count)
+        started = time.perf_counter()
+        empirical_kernel(module, x, form=form)
+        seconds[count] = min(seconds.get(count, 1e9), time.perf_counter() - started)
+    return f"{network} {form}, best of 3: " + ", ".join(f"{count} threads {1000 * s:.0f} ms" for count, s in seconds.items())  # fmt: skip
+
+
 def main() -> int:
-    cases, notes = [], []
-    jax = find_spec("jax") is not None and find_spec("neural_tangents") is not None
-    for name, build in NETWORKS.items():
-        for form in FORMS:
-            module, x = build()
-            cases.append(against_torch(name, module, x[:FEWER] if name == "MLP" else x, form))
-            if jax:
-                cases.append(against_neural_tangents(name, *build(), form))
-            if not small():
-                notes.append(f"added memory, {name} {form}: {peak_megabytes(name, form):.0f} MB")
-    if not jax:
-        notes.append("neural-tangents is not installed: no comparison with it")
-    return run("ntk", cases, repeats=3, notes=notes)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--neural-tangents-python")
+    parser.add_argument("--core", type=int)
+    options, others = parser.parse_known_args()
+    sys.argv[1:] = others
+    if options.neural_tangents_python and not os.access(options.neural_tangents_python, os.X_OK):
+        parser.error(f"{options.neural_tangents_python} is no program; name the interpreter that has neural-tangents")
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})  # the other process inherits it
+        torch.set_num_threads(1)
+    cases, notes, peers = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, build in NETWORKS.items():
+            for form in FORMS:
+                module, x = build()
+                cases.append(against_torch(name, module, x[:FEWER] if name == "MLP" else x, form))
+                if options.neural_tangents_python:
+                    peer = NeuralTangents(options.neural_tangents_python, module, x, form, Path(folder) / f"{name} {form}")  # fmt: skip
+                    peers.append(peer)
+                    cases.append(against_neural_tangents(name, module, x, form, peer))
+                if not small():
+                    notes.append(f"added memory, {name} {form}: {peak_megabytes(name, form):.0f} MB")
+                    if torch.get_num_threads() > 1:
+                        notes.append(by_threads(name, form))
+        if not peers:
+            notes.append("no comparison with neural-tangents: --neural-tangents-python names no interpreter")
+        try:
+            return run("ntk", cases, repeats=3, notes=notes)
+        finally:
+            for peer in peers:
+                peer.close()
 
 
 if __name__ == "__main__":
