@@ -3,7 +3,7 @@
     metazoo populate zoo siren --task digits_inr --models 1797 --name digits-inr --steps 200 --learning-rate 3e-3 --set 'hidden=[16,16]' --set omega=8.0
     python docs/draw_editing.py zoo digits-inr
 
-Trains one editor a task, which takes some minutes, and prints test errors.
+Trains one editor a task where `metazoo weight-task TASK zoo digits-inr --metanet graph_metanet,dropout=0 --epochs 8` has not.
 """
 
 import sys
@@ -13,32 +13,33 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import torch
 
-from metanets.editing import CONTROL, Gallery, edited_images, scored, trained_editor
-from metanets.training import TrainingConfig
-from metanets.weight_task import read_block, split_rows
+from metanets.commands.weight_tasks import folder_of
+from metanets.contender import Contender
+from metanets.editing import Gallery, edited_images
+from metanets.weight_board import Bench
+from metanets.weight_task import split_rows
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
-from modelzoo.store import Zoo
+from metanets.weight_update import WeightUpdate
 
-EPOCHS, SHOWN = 8, 6
+EPOCHS, SHOWN, EDITOR = 8, 6, "graph_metanet,dropout=0"
 
 
+@torch.no_grad()
 def main(zoo: str, population: str) -> None:
-    """Train, print and draw."""
-    gallery = Gallery.of(read_block(Zoo.open(zoo), population))
-    test, train = split_rows(gallery.block, "test"), split_rows(gallery.block, "train")
-    before = gallery.render(gallery.block.models(test)).detach()
+    """Train and draw."""
     figure, axes = plt.subplots(3 * 3, SHOWN, figsize=(0.9 * SHOWN, 8.4), gridspec_kw={"hspace": 0.08, "wspace": 0.08})
     for k, operator in enumerate((dilate, contrast, rotate)):
+        bench = Bench(operator.__name__, zoo, population, folder_of(zoo, None), {"epochs": EPOCHS})
+        with torch.enable_grad():
+            editor = bench.restored(Contender.read(EDITOR), 0).network
+        assert isinstance(editor, WeightUpdate)
+        gallery, test = Gallery.of(bench.block), split_rows(bench.block, "test")
+        before, after = gallery.render(bench.block.models(test)), edited_images(gallery, editor, test)
         wanted = operator(gallery.images)
-        mean = wanted[train].mean(0).expand_as(before)
-        print(operator.__name__, scored("nothing", before, wanted[test]), scored("mean", mean, wanted[test]), flush=True)  # fmt: skip
-        for name, fields in ((CONTROL, {}), ("graph_metanet", {"dropout": 0})):
-            editor = trained_editor(gallery, operator, TrainingConfig.read(metanet=name, epochs=EPOCHS, fields=fields))
-            after = edited_images(gallery, editor, test)
-            print(operator.__name__, scored(name, after, wanted[test]), flush=True)
         rows = {"before": before, operator.__name__: after, "wanted": wanted[test]}
         for row, (title, images) in enumerate(rows.items()):
             for column in range(SHOWN):

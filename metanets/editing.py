@@ -6,7 +6,8 @@ squared error between the edited network at the pixels and the edited image. No 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt, sqrt
+from functools import partial
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -14,7 +15,16 @@ from torch import Tensor
 from metanets.batching import ModelFunction, Models
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
-from metanets.weight_task import Row, WeightTask, build, fit, register, split_rows
+from metanets.weight_task import (
+    Experiment,
+    Metrics,
+    WeightTask,
+    build,
+    items_of,
+    mean_and_error,
+    register,
+    split_rows,
+)
 from metanets.weight_update import WeightUpdate
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -22,7 +32,6 @@ from modelzoo.family import Paper
 Operator = Callable[[Tensor], Tensor]
 """Images `[M, H, W]` with values in [0, 1] to edited images of the same shape."""
 PAPER = Paper("Permutation Equivariant Neural Functionals", "Zhou et al.", 2023)
-CONTROL = "flat_mlp"  # knows no symmetry
 
 
 @dataclass(frozen=True)
@@ -57,24 +66,32 @@ class Gallery:
         return function(self.grid).view(-1, *self.images.shape[1:])
 
 
-def trained_editor(gallery: Gallery, operator: Operator, config: TrainingConfig) -> WeightUpdate:
-    """A metanet that predicts updates, trained on the train split."""
-    train = split_rows(gallery.block, "train")
-    models = gallery.block.models(train)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        editor = WeightUpdate(build(config, models), [models])
+def editing(block: PopulationBlock, config: TrainingConfig, operator: Operator) -> Experiment:
+    """The experiment of editing the images of a population by an operator; its network is a `WeightUpdate`."""
+    gallery, test = Gallery.of(block), split_rows(block, "test")
+    training = block.models(split_rows(block, "train"))
+    editor = WeightUpdate(build(config, training), [training])
     wanted = operator(gallery.images)
 
+    def errors(rows: Tensor, images: Tensor) -> Tensor:
+        return (images - wanted[rows]).square().mean((1, 2))
+
     def loss(rows: Tensor) -> Tensor:
-        chosen = gallery.block.models(rows)
-        return (gallery.render(chosen, editor(chosen)) - wanted[rows]).square().mean()
+        return errors(rows, edited_images(gallery, editor, rows)).mean()
 
-    fit(editor, loss, train, config)
-    return editor
+    @torch.no_grad()
+    def measure() -> Metrics:
+        return mean_and_error("mse", errors(test, edited_images(gallery, editor, test)))
+
+    @torch.no_grad()
+    def baselines() -> dict[str, Metrics]:
+        plain = wanted[split_rows(block, "train")].mean(0)
+        shown = {"nothing changed": gallery.render(block.models(test)), "the mean edited image for all": plain}
+        return {name: mean_and_error("mse", errors(test, images)) for name, images in shown.items()}
+
+    return Experiment(editor, loss, items_of(block), measure, baselines)
 
 
-@torch.no_grad()
 def edited_images(gallery: Gallery, editor: WeightUpdate, rows: Tensor) -> Tensor:
     """`[rows, H, W]`."""
     models = gallery.block.models(rows)
@@ -83,26 +100,5 @@ def edited_images(gallery: Gallery, editor: WeightUpdate, rows: Tensor) -> Tenso
 
 def register_edit(name: str, operator: Operator, summary: str, file: str) -> WeightTask:
     """Register the task of editing images by an operator."""
-
-    def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
-        gallery, test = Gallery.of(block), split_rows(block, "test")
-        wanted = operator(gallery.images)[test]
-        plain = torch.zeros_like(wanted) + operator(gallery.images)[split_rows(block, "train")].mean(0)
-        before = gallery.render(block.models(test))
-        rows = [scored("nothing changed", before, wanted), scored("the mean edited image for all", plain, wanted)]
-        control = config.model_copy(update={"metanet": CONTROL, "fields": {}})
-        for each in [config] if config.metanet == CONTROL else [control, config]:
-            editor = trained_editor(gallery, operator, each)
-            parameters = sum(p.numel() for p in editor.parameters())
-            rows.append(
-                {**scored(each.metanet, edited_images(gallery, editor, test), wanted), "parameters": parameters}
-            )
-        return rows
-
-    return register(WeightTask(name, measure, summary, "mse", False, PAPER), file)
-
-
-def scored(method: str, images: Tensor, wanted: Tensor) -> Row:
-    """Mean squared error over models, with its standard error."""
-    errors = (images - wanted).square().mean((1, 2))
-    return {"method": method, "mse": float(errors.mean()), "standard error": float(errors.std()) / sqrt(len(errors))}
+    prepare = partial(editing, operator=operator)
+    return register(WeightTask(name, prepare, summary, "mse", False, PAPER), file)

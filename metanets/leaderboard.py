@@ -96,7 +96,7 @@ class Leaderboard:
         ]
         found = []
         for row in self.rows:
-            scores = {name: _plus_minus(row.get(f"{name} mean"), row.get(f"{name} sd")) for name in metrics}
+            scores = {name: plus_minus(row.get(f"{name} mean"), row.get(f"{name} sd")) for name in metrics}
             keys = ("seeds", "parameters", "step CPU ms", "peak MB", "seconds")
             found.append(
                 {"target": row["target"], "contender": row["contender"], **scores, **{k: row[k] for k in keys}}
@@ -104,10 +104,11 @@ class Leaderboard:
         return found
 
 
-def _plus_minus(mean: float | None, deviation: float | None) -> str | None:
+def plus_minus(mean: float | None, deviation: float | None, digits: int = 3) -> str | None:
+    """A mean with its standard deviation, for people."""
     if mean is None:
         return None
-    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def run(
@@ -150,7 +151,7 @@ def run(
         if not (_place(path, t, contender, seed) / SCORE).is_file()
     }
     data = {t: WeightData(Zoo.open(zoo, at=shared.snapshot), populations, t) for t in targets if t in missing}
-    _write(path / RECORD, shared)
+    write_record(path / RECORD, shared)
     scores: dict[tuple[str, str], list[Score]] = {}
     left_out: dict[str, str] = {}
     for target, seed, contender in _cells(targets, seeds, chosen):
@@ -205,7 +206,7 @@ def _shared(
     return before
 
 
-def _write(file: Path, entry: BaseModel) -> None:
+def write_record(file: Path, entry: BaseModel) -> None:
     """Write a record in one step."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ def _score(folder: Path, contender: Contender, data: WeightData, shared: Shared,
         score = _fitted(folder, contender.subject, data, seed)
     else:
         score = _trained(folder, contender, contender.subject, data, shared, seed)
-    _write(folder / SCORE, score)
+    write_record(folder / SCORE, score)
     return score
 
 

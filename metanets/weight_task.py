@@ -1,12 +1,13 @@
 """The contract of a task on weights: what is learned from a population is no column of its model table.
 
 A weight task is one file under `metanets/weight_tasks/` with one registration; the registry walks that folder, and
-`metazoo weight-task NAME ZOO POPULATION` finds it. It trains on the train split of the zoo and reports the test split, beside
-what has learned nothing.
+`metazoo weight-task NAME ZOO POPULATION` finds it. It makes an `Experiment` of a population and a metanet: a network, a loss, and
+what is measured on the test split. How it is trained and kept is the same for all of them: `metanets.weight_board`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,33 @@ from metanets.batching import Models
 from metanets.metanet import MetanetModule, metanet
 from metanets.training.config import TrainingConfig
 from metanets.training.data import FEWEST, PopulationBlock
-from metanets.training.module import adamw
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 from modelzoo.registry import Registry
 from modelzoo.store import Zoo
 
-Row = dict[str, Any]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A task on one population with one metanet.
+
+    Args:
+        network: what is trained, freshly initialised.
+        loss: of training items `[n]`; everything random in it comes from torch's own generator, which is seeded every step.
+        items: what is trained on and validated on, `{"train": [n], "validation": [m]}`; rows of the models for most tasks.
+        measure: metrics of the network as it is, on the test split.
+        baselines: metrics of methods that learn nothing from the population by gradients, by name.
+        sample: `models -> {name: [models, *shape]}` new models, for tasks that make some.
+    """
+
+    network: nn.Module
+    loss: Callable[[Tensor], Tensor]
+    items: Mapping[str, Tensor]
+    measure: Callable[[], Metrics]
+    baselines: Callable[[], dict[str, Metrics]]
+    sample: Callable[[int], dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,19 +53,23 @@ class WeightTask:
 
     Args:
         name: unique, snake_case; the file has the same name.
-        measure: `(block, config) -> rows`, one row a method: what was trained, and baselines.
+        prepare: `(block, config) -> Experiment`; raises `UserError` for models or metanets that do not fit.
         summary: one sentence.
-        metric: the column of the rows that counts.
+        metric: the one of the metrics that counts.
         higher_is_better: its direction.
         paper: where the task comes from, None for none.
+        metanet: the default.
+        recipe: training settings that suit it better than the defaults, where neither user nor metanet names any.
     """
 
     name: str
-    measure: Callable[[PopulationBlock, TrainingConfig], list[Row]]
+    prepare: Callable[[PopulationBlock, TrainingConfig], Experiment]
     summary: str
     metric: str
     higher_is_better: bool
     paper: Paper | None = None
+    metanet: str = "graph_metanet"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 _REGISTRY = Registry[WeightTask]("weight task", "metanets.weight_tasks", "metazoo weight-tasks")
@@ -86,6 +111,11 @@ def split_rows(block: PopulationBlock, split: str) -> Tensor:
     return torch.from_numpy(np.flatnonzero(block.table["split"] == split))
 
 
+def items_of(block: PopulationBlock) -> dict[str, Tensor]:
+    """The rows that are trained and validated on."""
+    return {split: split_rows(block, split) for split in ("train", "validation")}
+
+
 def checkpoint_values(block: PopulationBlock, checkpoint: int) -> Tensor:
     """Edge values `[E, M]` of all models at a checkpoint; raises `UserError` where it is not there."""
     rows = block.population.positions(block.table.index)
@@ -100,37 +130,6 @@ def build(config: TrainingConfig, training: Models) -> MetanetModule:
     return network
 
 
-def fit(network: nn.Module, loss: Callable[[Tensor], Tensor], rows: Tensor, config: TrainingConfig) -> None:
-    """Train with AdamW, a warm-up of a tenth of the steps and cosine decay; in evaluation mode afterwards.
-
-    Args:
-        network: what is trained.
-        loss: of some rows.
-        rows: `[n]`, shuffled every epoch; a last batch of one row is left out.
-        config: epochs, batch size, step size, weight decay (on matrices), gradient clip and seed.
-
-    Raises:
-        UserError: the loss is no finite number any more.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = adamw(network, config)
-    batches = [b for b in rows.split(config.batch_size) if len(b) > 1]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, epochs=config.epochs, steps_per_epoch=len(batches), pct_start=0.1,
-        cycle_momentum=False,
-    )  # fmt: skip
-    network.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # dropout
-        for _ in range(config.epochs):
-            order = rows[torch.randperm(len(rows), generator=generator)]
-            for batch in order.split(config.batch_size)[: len(batches)]:
-                value = loss(batch)
-                if not value.isfinite():
-                    raise UserError(f"training diverged; lower --learning-rate (it is {config.learning_rate:g}).")
-                optimizer.zero_grad()
-                value.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-                optimizer.step()
-                schedule.step()
-    network.eval()
+def mean_and_error(name: str, values: Tensor) -> Metrics:
+    """The mean over models `[M]` as the metric of that name, with its standard error."""
+    return {name: float(values.mean()), "standard error": float(values.std()) / sqrt(len(values))}

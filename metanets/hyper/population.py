@@ -14,7 +14,7 @@ import torch
 from metanets.hyper.hypernetwork import Generated, Hypernetwork, HypernetworkConfig, Report
 from metanets.hyper.target import Problem, Target
 from modelzoo.errors import UserError
-from modelzoo.family import Recipe, resolve
+from modelzoo.family import Paper, Recipe, resolve
 from modelzoo.store import ModelBatch, Population, PopulationInfo, Zoo, manifest
 from modelzoo.store.records import check_name
 from modelzoo.task import task as task_of
@@ -74,7 +74,7 @@ def generate(
     if models < 1:
         raise UserError(f"a population needs at least one model, got {models}; set --models.", 2)
     base = check_name(name or f"{hypernetwork.name}-{problem.family.name}-{problem.task.name}".replace("_", "-"))
-    _check_free(zoo_path, base)
+    check_free(zoo_path, base)
     chosen, started = recipe or hypernetwork.recipe, time.perf_counter()
     target = problem.target(seed)
     module = hypernetwork.build(target, config, seed)
@@ -89,8 +89,8 @@ def generate(
     written = []
     for number, each in enumerate(made):
         own = base if len(made) == 1 else f"{base}-{number}"
-        info, batch = _records(own, each, problem, hypernetwork, training, seed, seconds / total)
-        written.append((info, batch))
+        parent = f"hypernetwork {hypernetwork.name}"
+        written.append(records(own, each, problem, parent, hypernetwork.paper, training, seed, seconds / total))
     zoo = Zoo.open_or_create(zoo_path)
     populations = []
     for info, batch in written:
@@ -100,7 +100,7 @@ def generate(
     return populations
 
 
-def _check_free(zoo_path: str | Path, base: str) -> None:
+def check_free(zoo_path: str | Path, base: str) -> None:
     """Raise before hours of training, not after."""
     try:
         names = Zoo.open(zoo_path).names()
@@ -117,11 +117,22 @@ def _count(generated: Generated) -> int:
     return len(next(iter(generated.parameters.values())))
 
 
-def _records(
-    name: str, generated: Generated, problem: Problem, hypernetwork: Hypernetwork, training: dict[str, Any], seed: int,
-    seconds: float,
+def records(
+    name: str, generated: Generated, problem: Problem, parent: str, paper: Paper | None, training: dict[str, Any],
+    seed: int, seconds: float,
 ) -> tuple[PopulationInfo, ModelBatch]:  # fmt: skip
-    """The record and the models of one architecture."""
+    """The record and the models of one architecture, tested on the problem.
+
+    Args:
+        name: of the population.
+        generated: the models.
+        problem: what they are for.
+        parent: what made them, in words.
+        paper: its paper.
+        training: all that is needed to make them again.
+        seed: of the splits.
+        seconds: wall time a model.
+    """
     family, task, count = problem.family, problem.task, _count(generated)
     target = Target.of(family, generated.config, seed)
     parameters, buffers = manifest(target.module)
@@ -135,9 +146,9 @@ def _records(
     drawn = plan.hyperparameters(range(count))
     info = PopulationInfo(
         name=name, family=family.name, family_config=generated.config.model_dump(mode="json"), task=task.name,
-        training=training, checkpoint_steps=(0,), paper=str(hypernetwork.paper), parameters=parameters, buffers=buffers,
+        training=training, checkpoint_steps=(0,), paper=str(paper or ""), parameters=parameters, buffers=buffers,
         versions={package: version(package) for package in ("metazoo", "torch", "zarr", "icechunk")},
-        created=datetime.now(UTC).isoformat(timespec="seconds"), parent=f"hypernetwork {hypernetwork.name}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"), parent=parent,
     )  # fmt: skip
     columns = {
         **{key: drawn[key].to_numpy() for key in ("id", "seed", "instance", "label")},
@@ -147,7 +158,7 @@ def _records(
         f"test_{task.metric}": score.astype(np.float32),
         "steps": np.zeros(count, np.int64),
         "wall_time": np.full(count, seconds, np.float32),
-        "parent": np.full(count, f"hypernetwork {hypernetwork.name}", dtype=object),
+        "parent": np.full(count, parent, dtype=object),
         "source": np.full(count, "generated", dtype=object),
         **{key: np.asarray(value) for key, value in generated.columns.items()},
     }

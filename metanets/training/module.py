@@ -143,16 +143,21 @@ class WeightTraining(lightning.LightningModule):
         self.log_dict({f"validation_{name}": values[name] for name in METRICS[self.kind]})
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.predictor, self.config)
-        warmup = max(1, round(WARMUP * self.steps))
+        return optimization(self.predictor, self.config, self.steps)
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 + 0.5 * cos(pi * min(1.0, (step - warmup) / max(1, self.steps - warmup)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def optimization(network: nn.Module, config: TrainingConfig, steps: int) -> Any:
+    """AdamW with warm-up and cosine decay over so many steps, as Lightning wants them."""
+    optimizer = adamw(network, config)
+    warmup = max(1, round(WARMUP * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 + 0.5 * cos(pi * min(1.0, (step - warmup) / max(1, steps - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def adamw(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

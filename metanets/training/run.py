@@ -94,11 +94,9 @@ def train(
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror}; choose another --out.") from None
     started = time.perf_counter()
-    try:
-        best = _fit(run, data, predictor, config, progress)
-    except FloatingPointError as error:  # going on would meet it again: nothing is kept
-        shutil.rmtree(path)
-        raise UserError(f"{error}; lower --learning-rate (it is {config.learning_rate:g}).") from None
+    module = WeightTraining(predictor, config, data.kind, config.epochs * len(data.train_dataloader()))
+    fit(module, data, path, config, progress)
+    best = module.best
     tensors = {name: value.contiguous() for name, value in best.state_dict().items()}
     save_file(tensors, path / WEIGHTS)
     table, embeddings = predictions(best, data)
@@ -117,27 +115,42 @@ def _check_same(
                 "repeat the first command to resume, or choose another --out.") from None  # fmt: skip
 
 
-def _fit(run: Run, data: WeightData, predictor: Predictor, config: TrainingConfig, progress: bool) -> Predictor:
-    """Train under Lightning and return the predictor of the best epoch."""
+def fit(
+    module: lightning.LightningModule, data: lightning.LightningDataModule, path: Path, config: TrainingConfig,
+    progress: bool,
+) -> None:  # fmt: skip
+    """Train under Lightning in a folder, or go on there; the module then has the state of its best epoch.
+
+    Args:
+        module: logs `validation_loss`, and raises `FloatingPointError` where it is no number.
+        data: training and validation batches.
+        path: the folder: checkpoints, curves, TensorBoard's files.
+        config: epochs, gradient clip, patience and seed.
+        progress: draw a progress bar when standard output is a terminal.
+
+    Raises:
+        UserError: training diverged, and the folder is gone, or was interrupted.
+    """
     lightning.seed_everything(config.seed, verbose=False)
-    folder = run.path / CHECKPOINTS
-    steps = config.epochs * len(data.train_dataloader())
-    module = WeightTraining(predictor, config, data.kind, steps)
+    folder = path / CHECKPOINTS
     keep = ModelCheckpoint(folder, "best", monitor="validation_loss", save_last=True, enable_version_counter=False)
-    callbacks: list[Callback] = [keep, Curves(run.path / METRICS), Bar(run.name, progress and console.is_terminal)]
+    callbacks: list[Callback] = [keep, Curves(path / METRICS), Bar(path.name, progress and console.is_terminal)]
     if config.patience:
         callbacks.append(EarlyStopping("validation_loss", patience=config.patience))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # number of workers, short epochs: all meant
         trainer = lightning.Trainer(
             accelerator="cpu", max_epochs=config.epochs, callbacks=callbacks, gradient_clip_val=config.gradient_clip,
-            logger=TensorBoardLogger(run.path, name="tensorboard", version=""), log_every_n_steps=10**9,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            logger=TensorBoardLogger(path, name="tensorboard", version=""), log_every_n_steps=10**9,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
         )  # fmt: skip
         last = folder / "last.ckpt"
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        except FloatingPointError as error:  # going on would meet it again: nothing is kept
+            shutil.rmtree(path)
+            raise UserError(f"{error}; lower --learning-rate (it is {config.learning_rate:g}).") from None
         except SystemExit:  # Lightning's answer to Ctrl-C, which it then ignores for ever
             if not trainer.interrupted:
                 raise
@@ -146,9 +159,7 @@ def _fit(run: Run, data: WeightData, predictor: Predictor, config: TrainingConfi
         raise UserError(
             f"stopped after {trainer.current_epoch} of {config.epochs} epochs; run the same command to go on.", 130
         )
-    state = torch.load(keep.best_model_path, weights_only=True)["state_dict"]
-    module.load_state_dict(state)
-    return module.best
+    module.load_state_dict(torch.load(keep.best_model_path, weights_only=True)["state_dict"])
 
 
 class Curves(Callback):

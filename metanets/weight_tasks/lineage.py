@@ -18,7 +18,16 @@ from metanets.batching import Models
 from metanets.metanet import MetanetModule
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
-from metanets.weight_task import Row, WeightTask, build, checkpoint_values, fit, register, split_rows
+from metanets.weight_task import (
+    Experiment,
+    Metrics,
+    WeightTask,
+    build,
+    checkpoint_values,
+    items_of,
+    register,
+    split_rows,
+)
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
@@ -39,42 +48,39 @@ def embeddings(network: MetanetModule, block: PopulationBlock, values: Tensor) -
     return F.normalize(network(Models(block.topology, values)).embeddings, dim=1)
 
 
-def aucs(method: str, same: Tensor, child: Tensor, others: Tensor) -> Row:
+def aucs(same: Tensor, child: Tensor, others: Tensor) -> Metrics:
     """Areas under the curve that tells pairs from unrelated ones by their scores."""
-    row: Row = {"method": method}
+    found = {}
     for name, positive in (("same", same), ("child", child)):
         truth = np.r_[np.ones(len(positive)), np.zeros(len(others))]
-        row[f"auc {name}"] = float(roc_auc_score(truth, torch.cat([positive, others]).numpy()))
-    return row
+        found[f"auc {name}"] = float(roc_auc_score(truth, torch.cat([positive, others]).numpy()))
+    return found
 
 
-def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
-    """AUC on the test split: embeddings, the same untrained, distance of weights, and distance after weight matching."""
+def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
+    """AUC on the test split: embeddings, distance of weights, and distance after weight matching."""
     if len(block.population.info.checkpoint_steps) < 3:
         raise UserError(f"population {block.population.name!r} keeps no checkpoint between first and last, so no model is trained on from another; populate with --checkpoint-every.")  # fmt: skip
     train, test = split_rows(block, "train"), split_rows(block, "test")
     parents, children = (checkpoint_values(block, k) for k in (-2, -1))
+    network = build(config, Models(block.topology, children[:, train]))
     generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = build(config, Models(block.topology, children[:, train]))
-    network.eval()
-
-    def loss(rows: Tensor) -> Tensor:
-        anchor = embeddings(network, block, parents[:, rows])
-        kin = torch.rand(len(rows), generator=generator) < 0.5
-        positive = torch.where(kin, children[:, rows], parents[:, rows])
-        scores = anchor @ embeddings(network, block, moved(block, positive, rows, generator)).mT / TEMPERATURE
-        return F.cross_entropy(scores, torch.arange(len(rows)))
-
     own = parents[:, test]
     compared = [moved(block, values[:, test], test, generator) for values in (parents, children)]
 
-    def scored(method: str, similarity: Callable[[Tensor, Tensor], Tensor]) -> Row:
+    def loss(rows: Tensor) -> Tensor:
+        anchor = embeddings(network, block, parents[:, rows])
+        kin = torch.rand(len(rows)) < 0.5
+        positive = torch.where(kin, children[:, rows], parents[:, rows])
+        chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        scores = anchor @ embeddings(network, block, moved(block, positive, rows, chance)).mT / TEMPERATURE
+        return F.cross_entropy(scores, torch.arange(len(rows)))
+
+    @torch.no_grad()
+    def scored(similarity: Callable[[Tensor, Tensor], Tensor]) -> Metrics:
         shifts = range(1, 1 + min(OTHERS, len(test) - 1))  # cyclic: never the model itself
-        with torch.no_grad():
-            others = torch.cat([similarity(own, compared[1].roll(shift, 1)) for shift in shifts])
-            return aucs(method, similarity(own, compared[0]), similarity(own, compared[1]), others)
+        others = torch.cat([similarity(own, compared[1].roll(shift, 1)) for shift in shifts])
+        return aucs(similarity(own, compared[0]), similarity(own, compared[1]), others)
 
     def embedded(a: Tensor, b: Tensor) -> Tensor:
         return (embeddings(network, block, a) * embeddings(network, block, b)).sum(1)
@@ -82,23 +88,24 @@ def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
     def near(a: Tensor, b: Tensor) -> Tensor:
         return -(a - b).norm(dim=0) / (a.norm(dim=0) * b.norm(dim=0)).sqrt()
 
-    rows = [
-        scored("distance of weights", near),
-        scored("distance after weight matching", lambda a, b: near(a, aligned(block.topology, a, b))),
-        scored(f"{config.metanet}, untrained", embedded),
-    ]
-    fit(network, loss, train, config)
-    return [*rows, scored(config.metanet, embedded)]
+    def baselines() -> dict[str, Metrics]:
+        return {
+            "distance of weights": scored(near),
+            "distance after weight matching": scored(lambda a, b: near(a, aligned(block.topology, a, b))),
+        }
+
+    return Experiment(network, loss, items_of(block), lambda: scored(embedded), baselines)
 
 
 TASK = register(
     WeightTask(
         name="lineage",
-        measure=measure,
+        prepare=prepare,
         summary="Tell the same model under a symmetry, and what it was trained into, from unrelated models.",
         metric="auc child",
         higher_is_better=True,
         paper=Paper("Representation Learning with Contrastive Predictive Coding", "van den Oord et al.", 2018),
+        metanet="scalegmn",
     ),
     __name__,
 )

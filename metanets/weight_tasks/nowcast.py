@@ -10,7 +10,17 @@ from torch import Tensor
 from metanets.batching import Models
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
-from metanets.weight_task import Row, WeightTask, build, checkpoint_values, fit, register, split_rows
+from metanets.weight_task import (
+    Experiment,
+    Metrics,
+    WeightTask,
+    build,
+    checkpoint_values,
+    items_of,
+    mean_and_error,
+    register,
+    split_rows,
+)
 from metanets.weight_update import WeightUpdate
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -21,7 +31,7 @@ def relative_errors(predicted: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return (predicted - after).square().sum(0) / (before - after).square().sum(0).clamp_min(1e-20)
 
 
-def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
+def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     """Mean relative squared error on the test split: no change, the straight line, the best share of it, and a metanet."""
     steps = block.population.info.checkpoint_steps
     if len(steps) < 3:
@@ -30,36 +40,40 @@ def measure(block: PopulationBlock, config: TrainingConfig) -> list[Row]:
     speed, ratio = before - first, (steps[-1] - steps[-2]) / (steps[-2] - steps[-3])
     train, test = split_rows(block, "train"), split_rows(block, "test")
     training = Models(block.topology, before[:, train])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = WeightUpdate(build(config, training), [training])
+    network = WeightUpdate(build(config, training), [training])
 
     def forecast(rows: Tensor) -> Tensor:
         gain = network.factors(block.topology) * network.outputs(Models(block.topology, before[:, rows]))
         return before[:, rows] + (ratio + gain) * speed[:, rows]
 
-    def scored(method: str, predicted: Tensor) -> Row:
-        errors = relative_errors(predicted, before[:, test], after[:, test])
-        return {"method": method, "relative error": float(errors.mean()), "standard error": float(errors.std()) / len(test) ** 0.5}  # fmt: skip
+    def scored(predicted: Tensor) -> Metrics:
+        return mean_and_error("relative error", relative_errors(predicted, before[:, test], after[:, test]))
 
-    # the share of the straight line with the least mean relative error on the train split
-    weight = (after - before)[:, train].square().sum(0).clamp_min(1e-20)
-    along = (speed * (after - before))[:, train].sum(0) / weight
-    share = float(along.sum() / (speed[:, train].square().sum(0) / weight).sum())
-    rows = [
-        scored("no change", before[:, test]),
-        scored("straight line", (before + ratio * speed)[:, test]),
-        scored(f"straight line × {share / ratio:.2f}", (before + share * speed)[:, test]),
-    ]
-    fit(network, lambda rows: relative_errors(forecast(rows), before[:, rows], after[:, rows]).mean(), train, config)
-    with torch.no_grad():
-        return [*rows, scored(config.metanet, forecast(test))]
+    def loss(rows: Tensor) -> Tensor:
+        return relative_errors(forecast(rows), before[:, rows], after[:, rows]).mean()
+
+    @torch.no_grad()
+    def measure() -> Metrics:
+        return scored(forecast(test))
+
+    def baselines() -> dict[str, Metrics]:
+        # the share of the straight line with the least mean relative error on the train split
+        weight = (after - before)[:, train].square().sum(0).clamp_min(1e-20)
+        along = (speed * (after - before))[:, train].sum(0) / weight
+        share = float(along.sum() / (speed[:, train].square().sum(0) / weight).sum())
+        return {
+            "no change": scored(before[:, test]),
+            "straight line": scored((before + ratio * speed)[:, test]),
+            f"straight line × {share / ratio:.2f}": scored((before + share * speed)[:, test]),
+        }
+
+    return Experiment(network, loss, items_of(block), measure, baselines)
 
 
 TASK = register(
     WeightTask(
         name="nowcast",
-        measure=measure,
+        prepare=prepare,
         summary="Forecast the last checkpoint from the two before.",
         metric="relative error",
         higher_is_better=False,

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanets.editing import Gallery, edited_images, scored, trained_editor
+from metanets.editing import Gallery, edited_images, editing
 from metanets.training import TrainingConfig
 from metanets.weight_task import read_block, split_rows, weight_task, weight_tasks
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
+from metanets.weight_training import train_experiment
+from metanets.weight_update import WeightUpdate
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 from modelzoo.training import PopulationConfig, populate
@@ -26,6 +28,10 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     config = PopulationConfig.read(family="siren", task="digits_inr", models=64, tiny=True, steps=150)
     populate(path, config, "digits", progress=False)
     return Gallery.of(read_block(Zoo.open(path), "digits"))
+
+
+def mse(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).square().mean())
 
 
 def test_operators_by_hand() -> None:
@@ -42,43 +48,57 @@ def test_operators_by_hand() -> None:
 def test_models_render_the_images_they_were_trained_on(gallery: Gallery) -> None:
     """The control: another order of the images is far off."""
     shown = gallery.render(gallery.block.models(torch.arange(64)))
-    assert scored("", shown, gallery.images)["mse"] < 5e-3
-    assert scored("", shown, gallery.images.roll(1, 0))["mse"] > 5e-2
+    assert mse(shown, gallery.images) < 5e-3
+    assert mse(shown, gallery.images.roll(1, 0)) > 5e-2
     first = gallery.block.population.module(0)(gallery.grid).view(8, 8)
     torch.testing.assert_close(shown[0], first, rtol=1e-4, atol=1e-5)
 
 
-def test_an_editor_makes_unseen_models_bolder(gallery: Gallery) -> None:
+@torch.no_grad()
+def test_an_editor_makes_unseen_models_bolder(gallery: Gallery, tmp_path: Path) -> None:
     """Nearly a third of the error of changing nothing goes; the images it makes are nearer to their own wanted image than to another's."""
     config = TrainingConfig.read(metanet="graph_metanet", epochs=20, batch_size=16, fields={"width": 16, "signals": 64, "dropout": 0.0})  # fmt: skip
-    editor = trained_editor(gallery, dilate, config)
+    experiment = editing(gallery.block, config, dilate)
+    with torch.enable_grad():
+        editor = train_experiment(experiment, config, tmp_path)
+    assert isinstance(editor, WeightUpdate)
     test = split_rows(gallery.block, "test")
     wanted = dilate(gallery.images)[test]
-    before = scored("", gallery.render(gallery.block.models(test)), wanted)["mse"]
     images = edited_images(gallery, editor, test)
-    after = scored("", images, wanted)["mse"]
-    assert after < 0.7 * before
-    assert scored("", images, wanted.roll(1, 0))["mse"] > 1.5 * after
+    after = mse(images, wanted)
+    assert experiment.measure()["mse"] == pytest.approx(after)
+    assert after < 0.7 * experiment.baselines()["nothing changed"]["mse"]
+    assert mse(images, wanted.roll(1, 0)) > 1.5 * after
 
 
 def test_what_holds_no_images_is_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="no implicit representations of square grey images"):
-        weight_task("dilate").measure(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("dilate").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
 
 
-def test_the_command_lists_measures_and_refuses(gallery: Gallery, metazoo: Callable[..., Command]) -> None:
+def test_the_command_lists_measures_and_refuses(
+    gallery: Gallery, metazoo: Callable[..., Command], tmp_path: Path
+) -> None:
     code, out, _ = metazoo("weight-tasks", "--json")
     assert code == 0
     assert {row["task"] for row in json.loads(out)} == set(weight_tasks())
-    zoo = gallery.block.population.zoo.path
-    code, out, error = metazoo("weight-task", "contrast", zoo, "digits", "--metanet", "flat_mlp", "--epochs", 1, "--json")  # fmt: skip
+    zoo, flat = gallery.block.population.zoo.path, ("--metanet", "flat_mlp", "--out", tmp_path)
+    command = ("weight-task", "contrast", zoo, "digits", *flat, "--epochs", 1)
+    code, out, error = metazoo(*command, "--json")
     assert code == 0, error
-    assert [row["method"] for row in json.loads(out)] == ["nothing changed", "the mean edited image for all", "flat_mlp"]  # fmt: skip
+    methods = [row["method"] for row in json.loads(out) if row["metric"] == "mse"]
+    assert methods == ["nothing changed", "the mean edited image for all", "flat_mlp, untrained", "flat_mlp"]
     for arguments, said in (
         (("dilat", zoo, "digits"), "did you mean 'dilate'?"),
-        (("dilate", zoo, "digits", "--metanet", "sane"), "keeps no state of single weights"),
-        (("dilate", zoo, "digits", "--metanet", "flat_mlp", "--learning-rate", "1e30", "--epochs", "3"), "lower --learning-rate"),
+        (("dilate", zoo, "digits", "--metanet", "sane", "--out", tmp_path), "keeps no state of single weights"),
+        (("dilate", zoo, "digits", *flat, "--learning-rate", "1e30", "--epochs", "3"), "lower --learning-rate"),
+        (("contrast", zoo, "digits", *flat, "--epochs", "2"), "with epochs = 1, now it is 2"),
+        (("contrast", zoo, "digits", "--metanet", "flat_mlp+noise", "--out", tmp_path), "not a metanet alone"),
     ):  # fmt: skip
         code, out, error = metazoo("weight-task", *arguments)
-        assert (code > 0, out, len(error.strip().splitlines())) == (True, "", 1)
-        assert said in error
+        assert (code > 0, out) == (True, "")
+        assert said in error.strip().splitlines()[-1]
+    code, out, _ = metazoo("weight-leaderboard", tmp_path, "--json")
+    assert code == 0
+    stored = [row for row in json.loads(out) if (row["task"], row["metric"]) == ("contrast", "mse")]
+    assert [row["method"] for row in stored] == methods

@@ -44,19 +44,21 @@ def test_moved_models_are_the_same_functions_with_other_weights(block: Populatio
 
 
 def test_scores_in_order_have_area_one() -> None:
-    row = aucs("by hand", torch.tensor([3.0, 2.0]), torch.tensor([3.0, 0.0]), torch.tensor([1.0, -1.0]))
+    row = aucs(torch.tensor([3.0, 2.0]), torch.tensor([3.0, 0.0]), torch.tensor([1.0, -1.0]))
     assert (row["auc same"], row["auc child"]) == (1.0, 0.75)
 
 
 def test_an_invariant_embedding_recognises_what_distance_does_not(block: PopulationBlock) -> None:
     """The embedding under the whole group (ScaleGMN) finds the same model always, distance does not."""
     config = TrainingConfig.read(metanet="scalegmn", epochs=1, batch_size=16, fields={"width": 8, "layers": 2, "embedding": 8, "dropout": 0.0})  # fmt: skip
-    rows = {row["method"]: row for row in weight_task("lineage").measure(block, config)}
-    assert rows["scalegmn"]["auc same"] > 0.99
-    assert rows["scalegmn, untrained"]["auc same"] > 0.99
-    assert rows["distance of weights"]["auc same"] < 0.95
+    experiment = weight_task("lineage").prepare(block, config)
+    experiment.network.eval()
+    assert experiment.measure()["auc same"] > 0.99
+    assert experiment.baselines()["distance of weights"]["auc same"] < 0.95
+    experiment.loss(torch.arange(8)).backward()
+    assert sum(float(p.grad.abs().sum()) for p in experiment.network.parameters() if p.grad is not None) > 0
 
 
 def test_first_and_last_alone_are_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="populate with --checkpoint-every"):
-        weight_task("lineage").measure(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("lineage").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())

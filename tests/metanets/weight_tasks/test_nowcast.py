@@ -8,6 +8,7 @@ import torch
 from metanets.training import TrainingConfig
 from metanets.weight_task import checkpoint_values, read_block, split_rows, weight_task
 from metanets.weight_tasks.nowcast import relative_errors
+from metanets.weight_training import train_experiment
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 from modelzoo.training import PopulationConfig, populate
@@ -18,12 +19,14 @@ def test_rows_are_the_stored_checkpoints_and_training_beats_the_straight_line(tm
     populate(tmp_path / "zoo", config, "mlp", progress=False)
     block = read_block(Zoo.open(tmp_path / "zoo"), "mlp")
     training = TrainingConfig.read(metanet="unf", epochs=5, batch_size=16, fields={"width": 4, "layers": 2})
-    rows = {row["method"]: row["relative error"] for row in weight_task("nowcast").measure(block, training)}
+    experiment = weight_task("nowcast").prepare(block, training)
+    rows = {name: metrics["relative error"] for name, metrics in experiment.baselines().items()}
     first, before, after = (checkpoint_values(block, k)[:, split_rows(block, "test")] for k in (-3, -2, -1))
     line = ((2 * before - first - after).square().sum(0) / (before - after).square().sum(0)).mean()
     assert rows["no change"] == pytest.approx(1)
     assert rows["straight line"] == pytest.approx(float(line), rel=1e-5)
-    assert rows["unf"] < rows["straight line"]
+    train_experiment(experiment, training, tmp_path / "run")
+    assert experiment.measure()["relative error"] < rows["straight line"]
 
 
 def test_errors_by_hand() -> None:
@@ -33,4 +36,4 @@ def test_errors_by_hand() -> None:
 
 def test_two_checkpoints_are_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="keeps 2 checkpoints, a forecast needs 3"):
-        weight_task("nowcast").measure(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("nowcast").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
