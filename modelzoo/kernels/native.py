@@ -10,6 +10,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from modelzoo.errors import UserError
 from modelzoo.user_cache import cache_folder
 
@@ -60,6 +63,17 @@ def library(source: Path) -> ctypes.CDLL:
                 _compile(source, file)
                 return ctypes.CDLL(str(file))
     return ctypes.CDLL(str(file))
+
+
+def structure(*fields: Tensor | int | None) -> "ctypes.Array[ctypes.c_int64]":
+    """A struct of whole numbers and of pointers to tensors, to nothing for None or a tensor without entries."""
+    values = (field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields)
+    return (ctypes.c_int64 * len(fields))(*values)
+
+
+def single_precision(part: str, x: Tensor, *rest: object) -> str:
+    """Why a path of float32 alone, as zoos are trained, does not take these arguments; empty if it does."""
+    return "" if x.dtype == torch.float32 else "it is for float32"
 
 
 def _compile(source: Path, file: Path) -> None:

@@ -36,13 +36,23 @@ inline bool any(Integers mask) {
 
 constexpr float ROUND = 12582912.0f;  // 1.5 · 2^23: adding it leaves the nearest integer in the last bits
 
+// e^x of N vectors side by side, so that one's latency hides behind the others'; x within [least, most], NaN stays.
+template <int N>
+inline void exponentials(Vector* x, float least, float most) {
+    Vector n[N], p[N];
+    for (int i = 0; i < N; i++) x[i] = x[i] < least ? all(least) : x[i];
+    for (int i = 0; i < N; i++) x[i] = x[i] > most ? all(most) : x[i];
+    for (int i = 0; i < N; i++) n[i] = x[i] * 1.44269504f + ROUND;
+    for (int i = 0; i < N; i++) x[i] = x[i] - (n[i] - ROUND) * 0.693359375f - (n[i] - ROUND) * -2.12194440e-4f;
+    for (int i = 0; i < N; i++) p[i] = 8.3334519073e-3f + x[i] * 1.3981999507e-3f;
+    for (float coefficient : {4.1665795894e-2f, 1.6666665459e-1f, 0.5f, 1.0f, 1.0f})
+        for (int i = 0; i < N; i++) p[i] = coefficient + x[i] * p[i];
+    for (int i = 0; i < N; i++) x[i] = p[i] * floats((bits(n[i]) - bits(all(ROUND)) + 127) << 23);
+}
+
 inline Vector exponential(Vector x) {
-    x = x < -87.0f ? all(-87.0f) : x;  // NaN stays
-    x = x > 88.0f ? all(88.0f) : x;
-    const Vector shifted = x * 1.44269504f + ROUND, n = shifted - ROUND;
-    const Vector r = x - n * 0.693359375f - n * -2.12194440e-4f;
-    const Vector p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666665459e-1f + r * (4.1665795894e-2f + r * (8.3334519073e-3f + r * 1.3981999507e-3f)))));
-    return p * floats((bits(shifted) - bits(all(ROUND)) + 127) << 23);
+    exponentials<1>(&x, -87.0f, 88.0f);
+    return x;
 }
 
 inline Vector signed_as(Vector x, Vector sign) { return floats(bits(x) | (bits(sign) & (int32_t)0x80000000)); }

@@ -19,12 +19,6 @@ def refused(part: str, *arguments: Tensor | str | bool) -> str:
     return "" if dtypes in ({torch.float32}, {torch.float64}) else "it is for float32 and float64"
 
 
-def _structure(*fields: Tensor | int) -> ctypes.Array[ctypes.c_int64]:
-    """A struct of pointers and whole numbers; a pointer to nothing for a tensor without entries."""
-    values = (f.data_ptr() if isinstance(f, Tensor) else f for f in fields)
-    return (ctypes.c_int64 * len(fields))(*values)
-
-
 def _call(name: str, dtype: torch.dtype, *arguments: ctypes.Array[ctypes.c_int64] | Tensor | int) -> None:
     function = getattr(native.library(SOURCE), f"{name}_{dtype.itemsize}")
     given = (argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
@@ -47,7 +41,9 @@ def forward(
     given = [tensor.contiguous() for tensor in (nodes, gain, shift, target, source, offsets)]
     pooled = torch.empty_like(given[3])
     updated = shift.new_empty(shift.shape if update else (0, shift.shape[1]))
-    _call("forward", shift.dtype, _structure(*given, *target.shape), pooled, updated, ACTIVATIONS.index(activation))
+    _call(
+        "forward", shift.dtype, native.structure(*given, *target.shape), pooled, updated, ACTIVATIONS.index(activation)
+    )
     return pooled, updated
 
 
@@ -60,6 +56,6 @@ def backward(
     pooled, updated = pooled.contiguous(), updated.contiguous()
     d_nodes = torch.zeros_like(given[0])
     d_gain, d_shift, d_target = (torch.empty_like(tensor) for tensor in given[1:4])
-    gradients = _structure(pooled, updated, d_nodes, d_gain, d_shift, d_target)
-    _call("backward", shift.dtype, _structure(*given, *target.shape), gradients, ACTIVATIONS.index(activation))
+    gradients = native.structure(pooled, updated, d_nodes, d_gain, d_shift, d_target)
+    _call("backward", shift.dtype, native.structure(*given, *target.shape), gradients, ACTIVATIONS.index(activation))
     return d_nodes, d_gain, d_shift, d_target

@@ -1,6 +1,5 @@
 """On the CPU: patches in the cache and matrix products in registers, one thread a model; see `compiled.cpp`."""
 
-import ctypes
 from pathlib import Path
 
 import torch
@@ -9,31 +8,16 @@ from torch import Tensor
 from modelzoo.kernels import native
 
 NEEDS_COMPILER = True
-DTYPES = (torch.float32,)  # zoos are not trained in double precision
+DTYPES = (torch.float32,)
 SOURCE = Path(__file__).with_name("compiled.cpp")
 
 
-def refused(part: str, x: Tensor, *rest: object) -> str:
-    """Single precision only."""
-    return "" if x.dtype in DTYPES else "it is for float32"
+refused = native.single_precision
 
 
 def _call(name: str, x: Tensor, w: Tensor, stride: list[int], padding: list[int], *tensors: Tensor | None) -> None:
-    models, images, inner, height, width = x.shape
-    numbers = (
-        models,
-        images,
-        inner,
-        w.shape[1],
-        height,
-        width,
-        *w.shape[3:],
-        *stride,
-        *padding,
-        torch.get_num_threads(),
-    )
-    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in (x, w, *tensors)]
-    getattr(native.library(SOURCE), name)((ctypes.c_int64 * (len(numbers) + len(pointers)))(*numbers, *pointers))
+    numbers = (*x.shape[:3], w.shape[1], *x.shape[3:], *w.shape[3:], *stride, *padding, torch.get_num_threads())
+    getattr(native.library(SOURCE), name)(native.structure(*numbers, x, w, *tensors))
 
 
 def forward(x: Tensor, w: Tensor, bias: Tensor, stride: list[int], padding: list[int]) -> Tensor:

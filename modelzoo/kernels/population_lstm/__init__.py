@@ -36,26 +36,29 @@ def population_lstm(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: T
 
 @part(__name__, fold=True)
 def forward(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
-    """States, and what the backward pass needs: σ(i), σ(f), tanh(g), σ(o), c, `[M, B, T, 5, h]`."""
-    hidden = w_hh.shape[2]
-    return x.new_empty(*x.shape[:3], hidden), x.new_empty(*x.shape[:3], 5, hidden)
+    """States, and the cells c_t that the backward pass needs, `[M, B, T, h]` each."""
+    shape = (*x.shape[:3], w_hh.shape[2])
+    return x.new_empty(shape), x.new_empty(shape)
 
 
 @part(__name__, fold=True)
 def backward(
-    gradient: Tensor, states: Tensor, kept: Tensor, x: Tensor, w_ih: Tensor, w_hh: Tensor, inner: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradient: Tensor, states: Tensor, cells: Tensor, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, inner: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x (of no models unless `inner`), of both weights and of either bias from that of the states."""
     dx = x.new_empty(len(x) if inner else 0, *x.shape[1:])
-    return dx, w_ih.new_empty(w_ih.shape), w_hh.new_empty(w_hh.shape), w_hh.new_empty(w_hh.shape[:2])
+    return dx, w_ih.new_empty(w_ih.shape), w_hh.new_empty(w_hh.shape), b_ih.new_empty(b_ih.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*output, *inputs[:3])
+    ctx.set_materialize_grads(False)  # no zeros for the cells
+    ctx.save_for_backward(*output, *inputs)
 
 
-def _backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+def _backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 5
     inner = ctx.needs_input_grad[0]
     dx, dw_ih, dw_hh, db = backward(gradient.contiguous(), *ctx.saved_tensors, inner)
     return dx if inner else None, dw_ih, dw_hh, db, db
@@ -83,7 +86,7 @@ OP = register(
         examples,
         Work(
             "M 64, B 64, T 64, I 2, h 32, float32",
-            bytes=4 * 64 * 64 * 64 * (2 * 2 + 14 * 32),
+            bytes=4 * 64 * 64 * 64 * (2 * 2 + 5 * 32),
             flops=6 * 64 * 64 * 64 * 128 * 34,
         ),
         (Paper("Long Short-Term Memory", "Hochreiter and Schmidhuber", 1997),),
