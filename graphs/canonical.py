@@ -15,13 +15,14 @@ The steps, each equivariant under the steps after it:
 What rounding cannot decide is reported as a tie, and factors without a rule are named in `left`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from graphs.balancing import balance
 from graphs.elements import GroupElement
 from graphs.factors import Factor, PermutationFactor
 from graphs.group import SymmetryGroup
@@ -33,15 +34,7 @@ from graphs.scalings.linear import LinearFactor
 from graphs.scalings.periods import PeriodFactor
 from graphs.scalings.rotations import RotationFactor
 from graphs.scalings.translations import TranslationFactor
-from graphs.scalings.unheld import unheld
 
-NEWTON_STEPS = 60
-PRECISION = 1e-14  # slope of the squared norm, relative to it, at which a point counts as the least
-NEARLY = 1e-9  # below it, a slope that no longer falls is rounding
-LONGEST_STEP = 2.0
-DENSE = 400  # unknowns up to which the Hessian is formed
-FLAT = 1e-14  # of the largest curvature: below it a direction has none
-UNBOUNDED = 15.0  # log-scales beyond: a unit without weights on one side has no least norm
 SIGNATURES = 64  # random elements that identify which unit an activation turns with
 
 Tensors = Mapping[str, Tensor]
@@ -53,15 +46,20 @@ class CanonicalForm:
 
     Args:
         tensors: the canonical tensors, in double precision.
-        element: takes the given tensors to the canonical ones.
+        path: takes the given tensors to the canonical ones.
         ties: what could not be told apart.
         left: factors that were left as they are, with the reason.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
-    element: GroupElement = field(repr=False)
+    path: GroupElement = field(repr=False)
     ties: tuple[Tie, ...] = ()
     left: tuple[str, ...] = ()
+
+    @cached_property
+    def element(self) -> GroupElement:
+        """The same as `path`, with its word in the order of the factors."""
+        return self.path.in_order()
 
 
 def canonicalize(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
@@ -107,13 +105,12 @@ class _Canonical:
 
     def run(self, compact: bool = True) -> CanonicalForm:
         """All steps in turn, or only those along non-compact factors."""
-        self.balance()
+        self.tensors, balancing, left = balance(self.group, self.tensors)
+        self.left += left
         if compact:
             self.choose()
-        word = GroupElement(self.group, ())
-        for factor, parameters in self.word:
-            word = GroupElement(self.group, ((factor, parameters),)) @ word
-        return CanonicalForm(self.tensors, word, tuple(self.ties), tuple(self.left))
+        path = GroupElement(self.group, (*balancing.word, *self.word))
+        return CanonicalForm(self.tensors, path, tuple(self.ties), tuple(self.left))
 
     def choose(self) -> None:
         """One point of a compact orbit: periods, signs and phases, axes, branches, order."""
@@ -149,52 +146,6 @@ class _Canonical:
                 factor, DiagonalFactor | LinearFactor | RotationFactor | TranslationFactor | SwapFactor
             ):
                 self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
-
-    # --- least norm -------------------------------------------------------------------------------------------------
-
-    def balance(self) -> None:
-        """Newton's method along all non-compact factors together."""
-        factors = [f for f in self.group.factors if f.dimension and not _is_compact(f)]
-        if not factors:
-            return
-        shapes = [f.identity().shape for f in factors]
-        sizes = [shape.numel() for shape in shapes]
-        total = torch.zeros(sum(sizes), dtype=torch.float64)
-        pull = unheld(factors)
-
-        def element(direction: Tensor) -> list[tuple[Factor, Tensor]]:
-            parts = zip(factors, direction.split(sizes), shapes, strict=True)
-            return [(factor, _exponential(factor, part.reshape(shape))) for factor, part, shape in parts]
-
-        def norm(direction: Tensor) -> Tensor:
-            changed = dict(self.tensors)
-            for factor, parameters in element(direction):
-                changed.update(factor.apply(parameters, changed))
-            return sum((changed[n].abs().square().sum() for n in self.group.program.tensors), -2 * pull.dot(direction))
-
-        before, steepness = float("inf"), 0.0
-        for _ in range(NEWTON_STEPS):
-            zero = torch.zeros_like(total).requires_grad_()
-            level = norm(zero)
-            (slope,) = torch.autograd.grad(level, zero, create_graph=True)
-            gradient = slope.detach()
-            steepness = float(gradient.abs().max()) / float(level.detach().clamp_min(1e-300))
-            if steepness <= PRECISION or (steepness < NEARLY and steepness > before / 2):
-                break
-            before = steepness
-            step = _newton(slope, zero, -gradient)
-            step = step * min(1.0, LONGEST_STEP / float(step.abs().max()))
-            while float(step.abs().max()) > 1e-3 and not norm(step) < level:
-                step = step / 2
-            total += step
-            for factor, parameters in element(step):
-                self.apply(factor, parameters.detach())
-        far = [part.abs().max() > UNBOUNDED for part in total.split(sizes)]
-        for factor, unbounded in zip(factors, far, strict=True):
-            if unbounded and not isinstance(factor, TranslationFactor):
-                self.left.append(f"{factor.name}: a unit without weights on one side has no least norm")
-        if steepness > NEARLY and not self.left:
-            self.left.append(f"the least norm was not reached (relative slope {steepness:.0e})")
 
     # --- signs and phases -------------------------------------------------------------------------------------------
 
@@ -332,61 +283,9 @@ class _Canonical:
         self.apply(factor, vectors.mT.contiguous())
 
 
-def _newton(slope: Tensor, at: Tensor, right: Tensor) -> Tensor:
-    """The Newton step: by the dense Hessian where it is small, whose flat directions are left alone, else iteratively."""
-    if len(right) > DENSE:
-        return _solve(partial(_curvature, slope, at), right)
-    every = torch.eye(len(right), dtype=right.dtype)
-    hessian = torch.autograd.grad(slope, at, every, retain_graph=True, is_grads_batched=True)[0]
-    values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
-    curved = values > FLAT * values[-1]
-    step = vectors[:, curved] @ ((vectors[:, curved].mT @ right) / values[curved])
-    return step if bool(step.any()) else right
-
-
-def _curvature(slope: Tensor, at: Tensor, direction: Tensor) -> Tensor:
-    """Hessian-vector product through a gradient that kept its graph."""
-    return torch.autograd.grad(slope, at, direction, retain_graph=True)[0]
-
-
-def _solve(operator: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-    """Conjugate gradients for a symmetric, semi-definite operator whose range holds the right-hand side."""
-    solution, residual = torch.zeros_like(right), right.clone()
-    direction, square = residual.clone(), residual.dot(residual)
-    goal = 1e-24 * square
-    for _ in range(4 * len(right)):
-        image = operator(direction)
-        curvature = direction.dot(image)
-        if square <= goal or curvature <= 0:
-            break
-        solution = solution + (square / curvature) * direction
-        residual = residual - (square / curvature) * image
-        before, square = square, residual.dot(residual)
-        direction = residual + (square / before) * direction
-    return solution if bool(solution.any()) else right
-
-
 def _cubes(tensor: Tensor, dim: int) -> Tensor:
     """Σ |x|³ of every slice of a dimension."""
     return tensor.abs().pow(3).movedim(dim, 0).flatten(1).sum(1) if tensor.ndim > 1 else tensor.abs().pow(3)
-
-
-def _is_compact(factor: Factor) -> bool:
-    if isinstance(factor, DiagonalFactor):
-        return factor.question != "positive"
-    if isinstance(factor, LinearFactor):
-        return factor.orthogonal
-    return not isinstance(factor, TranslationFactor)
-
-
-def _exponential(factor: Factor, direction: Tensor) -> Tensor:
-    """The element in a direction; of linear factors only the symmetric part moves the norm."""
-    if isinstance(factor, LinearFactor):
-        symmetric = (direction + direction.mT) / 2
-        if direction.requires_grad:  # two derivatives at zero are wanted, and matrix_exp's are slow
-            return factor.identity() + symmetric + symmetric @ symmetric / 2
-        return torch.linalg.matrix_exp(symmetric)
-    return direction
 
 
 def _turns(factor: DiagonalFactor, parameters: Tensor) -> Tensor:

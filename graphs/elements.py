@@ -62,10 +62,17 @@ class GroupElement:
         """`self @ other`: first `other`, then `self`."""
         return GroupElement(self.group, _sorted(self.group, [*other.word, *self.word]))
 
+    def in_order(self) -> "GroupElement":
+        """The same element with its word in the order of the factors."""
+        return GroupElement(self.group, _sorted(self.group, list(self.word)))
+
     def inverse(self) -> "GroupElement":
         """The element that undoes this one."""
-        word = [(factor, factor.inverse(parameters)) for factor, parameters in reversed(self.word)]
-        return GroupElement(self.group, _sorted(self.group, word))
+        return self.backwards().in_order()
+
+    def backwards(self) -> "GroupElement":
+        """The element that undoes this one, its word as it comes: the inverse without the work of ordering it."""
+        return GroupElement(self.group, tuple((f, f.inverse(parameters)) for f, parameters in reversed(self.word)))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The word as JSON can hold it."""

@@ -1,7 +1,7 @@
 """Factors that multiply entries: positive scales R+^k, signs Z2^k and phases U(1)^k."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -113,9 +113,7 @@ class DiagonalFactor(Factor):
 
     def apply(self, parameters: Tensor, tensors: Tensors) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
-        for name, exponent in self._total(parameters).items():
-            if name not in tensors:
-                continue
+        for name, exponent in self._total(parameters, tensors).items():
             tensor, additive = tensors[name], name in self.additive
             if additive:
                 result[name] = tensor + exponent.to(tensor)
@@ -124,7 +122,7 @@ class DiagonalFactor(Factor):
             elif self.question == "phase":
                 result[name] = tensor * torch.polar(torch.ones_like(exponent), exponent).to(tensor)
             else:
-                factor, offset = exponent.exp().to(tensor.device, tensor.real.dtype), self._offsets.get(name, 0.0)
+                factor, offset = exponent.exp().to(tensor.device, tensor.real.dtype), self.offsets.get(name, 0.0)
                 result[name] = (tensor + offset) * factor - offset if offset else tensor * factor
         return result
 
@@ -141,7 +139,8 @@ class DiagonalFactor(Factor):
         )
 
     @cached_property
-    def _offsets(self) -> dict[str, float]:
+    def offsets(self) -> dict[str, float]:
+        """What is added to tensors before they are multiplied, and taken off after."""
         return {n: s.offset for s in self.segments if s.offset for n in self.tied[s.tensor]}
 
     @cached_property
@@ -149,10 +148,17 @@ class DiagonalFactor(Factor):
         """The tensors that it is added to."""
         return {e.tensor for e in self.exponents if e.additive}
 
-    def _total(self, parameters: Tensor) -> dict[str, Tensor]:
-        """The exponent of every tensor, broadcastable to it."""
+    @cached_property
+    def adds(self) -> frozenset[str]:
+        """The tensors that it does not just multiply."""
+        return frozenset(self.additive | set(self.offsets))
+
+    def _total(self, parameters: Tensor, names: Container[str] | None = None) -> dict[str, Tensor]:
+        """The exponent of every tensor (of those named), broadcastable to it."""
         total: dict[str, Tensor] = {}
         for exponent in self.exponents:
+            if names is not None and exponent.tensor not in names:
+                continue
             value = exponent.of(parameters)
             total[exponent.tensor] = total[exponent.tensor] + value if exponent.tensor in total else value
         return total

@@ -110,9 +110,16 @@ class TranslationFactor(Factor):
     def _agrees(self, twin: Shifts) -> bool:
         """Whether the reference run does for other parameters too, tried on the random ones of another run."""
         parameters = self.sample(torch.Generator().manual_seed(3))
-        found = self._changes(parameters, twin.tensors)
-        expected = self._changes(parameters, twin.tensors, twin.runs[0])
+        found = self._backs(parameters, twin.tensors)
+        expected = self._backs(parameters, twin.tensors, twin.runs[0])
         return all(torch.allclose(found[name], expected[name], rtol=1e-7, atol=1e-9) for name in expected)
+
+    def _backs(
+        self, parameters: Tensor, tensors: dict[str, Tensor], run: Mapping[int, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """What is added to the sinks; what is shifted in the first place may be as large as all weights."""
+        changes = self._changes(parameters, tensors, run)
+        return {sink.tensor: changes[sink.tensor] for sink in self.sinks}
 
     def identity(self) -> Tensor:
         return torch.zeros(self.count, dtype=torch.float64)
@@ -208,7 +215,13 @@ class TranslationFactor(Factor):
             return None
         if isinstance(by, DiagonalFactor) and self.leaf.tensor in by.additive:
             return None
-        names = {slot.tensor for slot in by.slots} | {self.leaf.tensor} | ({self.gain} if self.gain else set())
+        moved_by, own = (
+            {slot.tensor for slot in by.slots},
+            {*self.tied[self.leaf.tensor], *([self.gain] if self.gain else [])},
+        )
+        if not own & moved_by:
+            return parameters  # biases take back what they have to, whatever they are
+        names = own if isinstance(by, DiagonalFactor) else own | moved_by
         reference = {name: self._anything(name) for name in names}
         before = dict(reference)
         before.update(by.apply(by.inverse(other), before))
@@ -261,10 +274,10 @@ def translations(context: Context) -> list[Factor]:
         whole = not leaf.trail and leaf.entries is None  # an embedding has fewer rows here
         here = shifts.shapes[leaf.tensor] if whole else leaf.shape
         shape = tuple(1 if d in common else size for d, size in enumerate(here))
-        shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(here)
+        shift = torch.randn(shape, generator=generator, dtype=torch.float64)
         if gain is not None:
             shift = shift / shifts.tensors[gain].reshape([-1 if d == common[0] else 1 for d in range(len(shape))])
-        sinks = shifts.follow(leaf, shift, lambda tensor: allowed_for(leaf.tensor, tensor))
+        sinks = shifts.follow(leaf, shift.expand(here), lambda tensor: allowed_for(leaf.tensor, tensor))
         if sinks is None:
             return False
         after.setdefault(leaf.tensor, set()).update(sink.tensor for sink in sinks)

@@ -4,10 +4,12 @@ A direction d of log-scales shrinks the entry with exponent row E_r by exp(E_r �
 everywhere 0, the norm has no least point along d. A linear program finds the entries R that some such d shrinks; with
 −2 Σ_{r ∈ R} E_r · s added to the squared norm there is one. That term is a character of the group, so the point is the
 same for the whole orbit, and R depends on the group alone.
+
+Where the exponent of an entry is a sum of parts, E_ij = A_i + B_j, all its inequalities hold if and only if
+A_i · d ≤ u ≤ −B_j · d for some u: one row an index instead of one an entry.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,59 +19,53 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, hstack, vstack
 from torch import Tensor
 
-from graphs.factors import Factor
-from graphs.scalings.diagonal import DiagonalFactor, Exponent
+from graphs.scalings.scaled_norm import Part
 
 ZERO = 1e-9
 
 
-def unheld(factors: Sequence[Factor]) -> Tensor:
-    """Σ_{r ∈ R} E_r over distinct rows, `[unknowns]`: 0 at every unknown that is no log-scale.
+def unheld(parts: Mapping[str, Sequence[Part]], unknowns: int) -> Tensor:
+    """Σ_{r ∈ R} E_r over the entries of every tensor that differ in their exponents, `[unknowns]`.
 
     Args:
-        factors: non-compact factors, whose parameters follow one another.
+        parts: of the exponents of every tensor, from `exponents_of`.
+        unknowns: how many there are; those that are no log-scale get 0.
     """
-    sizes = [factor.identity().numel() for factor in factors]
-    total = np.zeros(sum(sizes))
-    rows = exponent_rows(factors, np.cumsum([0, *sizes]))
-    if rows.shape[0]:
-        count, width = rows.shape
-        shrinks: Any = csr_array(hstack([rows, eye_array(count)]))  # E d + t ≤ 0 with 0 ≤ t ≤ 1 as large as can be
-        bounds = [(None, None)] * width + [(0, 1)] * count
-        gain = np.concatenate([np.zeros(width), -np.ones(count)])
-        found: Any = linprog(gain, A_ub=shrinks, b_ub=np.zeros(count), bounds=bounds, method="highs")
-        if not found.success:
-            raise ArithmeticError(f"the linear program of unheld scales failed: {found.message}")
-        total = np.asarray(rows[found.x[width:] > ZERO].sum(0), np.float64).ravel()
+    total = np.zeros(unknowns)
+    groups = [list(own) for own in parts.values()]
+    if not groups:
+        return torch.from_numpy(total)
+    shrinking = _shrinking([[part.rows for part in own] for own in groups])
+    for own, shrinks in zip(groups, shrinking, strict=True):
+        counts, still = [len(row) for row in shrinks], [int((~row).sum()) for row in shrinks]
+        for number, (part, row) in enumerate(zip(own, shrinks, strict=True)):
+            others, idle = (int(np.prod([*sizes[:number], *sizes[number + 1 :]])) for sizes in (counts, still))
+            total += part.rows.T @ np.where(row, others, others - idle)
     return torch.from_numpy(total)
 
 
-def exponent_rows(factors: Sequence[Factor], starts: NDArray[np.int64]) -> csr_array:
-    """The distinct exponents of all entries of tensors, `[row, unknown]`."""
-    terms: dict[str, list[tuple[Exponent, int]]] = defaultdict(list)
-    for factor, start in zip(factors, starts, strict=False):
-        if isinstance(factor, DiagonalFactor) and factor.question == "positive":
-            for term in factor.exponents:
-                if not term.additive:
-                    terms[term.tensor].append((term, int(start)))
-    distinct: set[tuple[tuple[int, float], ...]] = set()
-    for present in terms.values():
-        kinds, tables = [], []
-        for term, start in present:
-            row = [
-                tuple(sorted((start + g, c) for g, c in zip(index, coefficient, strict=True) if c))
-                for index, coefficient in zip(term.index.tolist(), term.coefficient.tolist(), strict=True)
-            ]
-            names = {entry: number for number, entry in enumerate(dict.fromkeys(row))}
-            tables.append(list(names))
-            kinds.append(np.array([names[entry] for entry in row]).reshape(term.shape))
-        together = np.stack([kind.ravel() for kind in np.broadcast_arrays(*kinds)], 1)
-        for combination in np.unique(together, axis=0).tolist():
-            summed: dict[int, float] = defaultdict(float)
-            for table, kind in zip(tables, combination, strict=True):
-                for generator, coefficient in table[kind]:
-                    summed[generator] += coefficient
-            distinct.add(tuple(sorted((g, c) for g, c in summed.items() if abs(c) > ZERO)))
-    rows = sorted(distinct - {()})
-    blocks = [csr_array(([c for _, c in row], ([0] * len(row), [g for g, _ in row])), shape=(1, int(starts[-1]))) for row in rows]  # fmt: skip
-    return csr_array(vstack(blocks)) if blocks else csr_array((0, int(starts[-1])))
+def _shrinking(groups: list[list[csr_array]]) -> list[list[NDArray[np.bool_]]]:
+    """For every row of every part of every tensor whether the largest shrinking direction makes it less than its bound."""
+    rows: Any = csr_array(vstack([part for own in groups for part in own]))
+    height, width = rows.shape
+    bounds, start, level = [], 0, 0  # of every part: by the levels of its tensor, whose sum is 0
+    for own in groups:
+        for number, part in enumerate(own):
+            block = np.arange(start, start + part.shape[0])
+            start += part.shape[0]
+            last = number == len(own) - 1
+            bounds += (
+                [(block, level + k, 1.0) for k in range(len(own) - 1)] if last else [(block, level + number, -1.0)]
+            )
+        level += len(own) - 1
+    entries = [(np.full(len(block), sign), block, np.full(len(block), column)) for block, column, sign in bounds]
+    sign, row, column = (np.concatenate(x) for x in zip(*entries, strict=True)) if entries else (np.empty(0),) * 3
+    levels = csr_array((sign, (row.astype(np.int64), column.astype(np.int64))), shape=(height, level))
+    shrinks: Any = csr_array(hstack([rows, levels, eye_array(height)]))  # E d − u + t ≤ 0, 0 ≤ t ≤ 1 as large as can be
+    free = [(None, None)] * (width + level)
+    gain = np.concatenate([np.zeros(width + level), -np.ones(height)])
+    found: Any = linprog(gain, A_ub=shrinks, b_ub=np.zeros(height), bounds=[*free, *[(0, 1)] * height], method="highs")
+    if not found.success:
+        raise ArithmeticError(f"the linear program of unheld scales failed: {found.message}")
+    slack = iter(np.split(found.x[width + level :] > ZERO, np.cumsum([p.shape[0] for own in groups for p in own])[:-1]))
+    return [[next(slack) for _ in own] for own in groups]
