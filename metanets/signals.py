@@ -1,6 +1,9 @@
 """A forward pass imitated on the parameter graph, and positions as features."""
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from math import pi
 
 import torch
@@ -47,12 +50,13 @@ class Signals(nn.Module):
         self.log_frequency = nn.Parameter(shuffled.log())
 
     def activate(self, u: Tensor) -> Tensor:
-        """`[…, GROUPS, width]`."""
-        sines, relus, rest = u.tensor_split([self.SINES, self.SINES + self.RELUS], -2)
-        return torch.cat([torch.sin(self.log_frequency.exp() * sines), F.relu(relus), torch.tanh(rest)], -2)
+        """`[M, GROUPS, n, width]`."""
+        sines, relus, rest = u.tensor_split([self.SINES, self.SINES + self.RELUS], 1)
+        frequency = self.log_frequency.exp()[:, None]
+        return torch.cat([torch.sin(frequency * sines), F.relu(relus), torch.tanh(rest)], 1)
 
     def forward(self, topology: Topology, values: Tensor) -> Tensor:
-        """Values `[E, M]` to signals `[N, M, signals]`."""
+        """Values `[E, M]` to signals `[M, N, signals]`."""
         dtype, models = values.dtype, values.shape[1]
         position = topology.codes[:, 3:]
         factor = self.taps(waves(position).flatten(1).to(dtype)) * (position >= 0).any(1, keepdim=True)
@@ -61,15 +65,79 @@ class Signals(nn.Module):
             waves(topology.node_position).to(dtype)
         )
         start = start * INPUTS[topology.node_kind][:, None] + (topology.node_kind == CONSTANT)[:, None]
-        u = start.view(-1, 1, self.GROUPS, self.width).expand(-1, models, -1, -1)
-        parts = list(zip(topology.blocks, topology.split(weights), strict=True))
-        for _ in range(2 if topology.recurrent else 1):
-            for _, level in itertools.groupby(parts, key=lambda part: part[0].level):
-                nodes, sums = [], []
-                for block, part in level:  # every node is a target of one block only
-                    nodes.append(block.targets.flatten())
-                    sums.append(torch.einsum("btsmq,bsmqc->btmqc", part, u[block.sources]).flatten(0, 1))
-                where, total = torch.cat(nodes), torch.cat(sums)
-                hidden = (topology.node_kind[where] == HIDDEN)[:, None, None, None]
-                u = u.index_copy(0, where, torch.where(hidden, self.activate(total), total))
-        return u.flatten(2)
+        start = start.view(-1, self.GROUPS, self.width).transpose(0, 1)  # [GROUPS, N, width]
+        split = [part.permute(3, 4, 0, 1, 2).contiguous() for part in topology.split(weights)]  # [M, GROUPS, b, t, s]
+        steps, every = schedule(topology)
+        found: list[Tensor] = []
+        for step in steps:
+            total = torch.cat(
+                [
+                    (split[k] @ rows.take(start, found, models).unflatten(2, topology.blocks[k].sources.shape)).flatten(2, 3)
+                    for k, rows in step.blocks
+                ], 2,
+            )  # fmt: skip
+            found.append(torch.where(step.hidden[:, None], self.activate(total), total))
+        return every.take(start, found, models).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the newest signals of some nodes are: first start values, then those of earlier steps.
+
+    Args:
+        parts: number of the step (-1 for start values) and rows of it, None for all.
+        order: that brings the parts together, None where they are in order.
+    """
+
+    parts: tuple[tuple[int, Tensor | None], ...]
+    order: Tensor | None
+
+    def take(self, start: Tensor, found: Sequence[Tensor], models: int) -> Tensor:
+        """`[M, GROUPS, n, width]`."""
+        taken = []
+        for step, rows in self.parts:
+            held = start if step < 0 else found[step]
+            held = held if rows is None else held.index_select(-2, rows)
+            taken.append(held.expand(models, -1, -1, -1) if step < 0 else held)
+        together = torch.cat(taken, 2) if len(taken) > 1 else taken[0]
+        return together if self.order is None else together.index_select(2, self.order)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The blocks of one level, each with where its sources are, and which of their targets are hidden."""
+
+    blocks: tuple[tuple[int, Rows], ...]
+    hidden: Tensor
+
+
+@cache
+def schedule(topology: Topology) -> tuple[list[Step], Rows]:
+    """The steps of a forward pass over a graph, level by level (twice where it is recurrent), and where all nodes end up.
+
+    Signals are kept step by step: a gradient then flows into the rows of one step, not into an array of all nodes.
+    """
+    step_of, row_of = torch.full((topology.nodes,), -1), torch.arange(topology.nodes)
+    sizes = {-1: topology.nodes}
+
+    def rows(nodes: Tensor) -> Rows:
+        held, order, parts, offset = step_of[nodes], torch.empty_like(nodes), [], 0
+        for step in dict.fromkeys(held.tolist()):
+            own = held == step
+            wanted, place = torch.unique(row_of[nodes[own]], return_inverse=True)
+            parts.append((step, None if len(wanted) == sizes[step] else wanted))
+            order[own] = place + offset
+            offset += len(wanted)
+        return Rows(tuple(parts), None if torch.equal(order, torch.arange(offset)) else order)
+
+    steps: list[Step] = []
+    for _ in range(2 if topology.recurrent else 1):
+        for _, level in itertools.groupby(enumerate(topology.blocks), key=lambda item: item[1].level):
+            blocks = list(level)
+            where = torch.cat([block.targets.flatten() for _, block in blocks])  # a node is a target of one block only
+            steps.append(
+                Step(tuple((k, rows(block.sources.flatten())) for k, block in blocks), topology.node_kind[where] == HIDDEN)
+            )  # fmt: skip
+            step_of[where], row_of[where] = len(steps) - 1, torch.arange(len(where))
+            sizes[len(steps) - 1] = len(where)
+    return steps, rows(torch.arange(topology.nodes))

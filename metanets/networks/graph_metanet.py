@@ -22,31 +22,31 @@ from torch.nn import functional as F
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.cells import STATISTICS, CellStatistics
-from metanets.metanet import Metanet, MetanetConfig, MetanetModule, Prediction, ValueStatistics, register
+from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
+from metanets.readout import Readout, ReadoutConfig, probe_shapes
 from metanets.signals import WAVES, Signals, waves
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
+PROBES = 64
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
 
-class GraphMetanetConfig(MetanetConfig):
-    """Sizes of a `GraphMetanet`; with `probes` the models themselves are evaluated at that many learned inputs.
+class GraphMetanetConfig(ReadoutConfig):
+    """Sizes of a `GraphMetanet`, each optional part a switch.
 
-    With `statistics` the readout also sees mean, spread and quantiles of the weights of every layer.
+    Without `signals`, `edge_updates` or `statistics` (mean, spread and quantiles of the weights of every layer) these parts
+    are left out. Training sets `probes` to 64 wherever models can be evaluated, unless it is set by hand.
     """
 
     width: int = Field(32, gt=0)
+    edge_width: int = Field(8, gt=0)
     layers: int = Field(2, ge=0)
-    signals: int = Field(256, gt=0, multiple_of=8)
-    embedding: int = Field(64, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    edge_updates: bool = True
+    signals: int = Field(256, ge=0, multiple_of=8)
     statistics: bool = True
-    probes: int = Field(0, ge=0)
-    probe_shape: tuple[int, ...] = ()
-    probe_outputs: int = Field(1, gt=0)
 
 
 def soft(x: Tensor) -> Tensor:
@@ -109,53 +109,74 @@ class CellEncoder(nn.Module):
 class Layer(nn.Module):
     """One round of messages along and against every edge, then node, edge and global updates.
 
-    m_{j→i} = U e_ij ⊙ V h_j;   a_i = Σ_j m_{j→i} / √deg,   s_i = √(Σ_j m²_{j→i} / deg),   ē_i = Σ_j e_ij / deg
-    h_i ← h_i + MLP(h_i, a_i, s_i, ē_i, a'_i, s'_i, ē'_i, g);   e_ij ← e_ij + C act(A e_ij + B h_j + B' h_i);
+    a_i = Σ_j Σ_f e_ijf V_f h_j / √deg,   ē_i = Σ_j e_ij / deg,   s_i = √(Σ_j e²_ij / deg)
+    h_i ← h_i + MLP(h_i, a_i, ē_i, s_i, a'_i, ē'_i, s'_i, g);   e_ij ← e_ij + C act(A e_ij + B h_j + B' h_i);
     g ← g + MLP(g, mean h, mean e); primes are the messages against the edges.
+
+    States of edges are narrow and every component f has a matrix V_f of its own: a message is a linear map of the sender
+    that the edge chooses, and sums of messages are matrix products in which no message is ever stored.
     """
 
-    def __init__(self, width: int, dropout: float, last: bool) -> None:
+    def __init__(self, width: int, edge_width: int, dropout: float, edge_update: bool) -> None:
         super().__init__()
-        self.edge, self.node = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
-        self.update = nn.Sequential(perceptron(8 * width, 2 * width, width), nn.Dropout(dropout))
-        self.pool = perceptron(3 * width, width, width)
-        self.last = last
-        if not last:
-            self.edge_in, self.ends = nn.Linear(width, width), nn.Linear(width, 2 * width)
-            self.edge_out = nn.Linear(width, width)
+        self.edge_width = edge_width
+        self.along, self.against = (nn.Linear(width, edge_width * width, bias=False) for _ in range(2))
+        self.update = nn.Sequential(perceptron(4 * width + 4 * edge_width, 2 * width, width), nn.Dropout(dropout))
+        self.pool = perceptron(2 * width + edge_width, width, width)
+        self.edge_update = edge_update
+        if edge_update:
+            self.edge_in = nn.Linear(edge_width, 2 * edge_width)
+            self.begin, self.end = (nn.Linear(width, 2 * edge_width, bias=False) for _ in range(2))
+            self.edge_out = nn.Linear(2 * edge_width, edge_width)
 
-    def receive(self, topology: Topology, h: Tensor, e: Tensor) -> list[Tensor]:
-        """Sums of messages, of their squares and of edge states, along the edges and against them, each `[N, M, D]`."""
-        gates, (forward, backward) = self.edge(e), self.node(h).chunk(2, -1)
-        split = [topology.split(part) for part in (*gates.chunk(2, -1), e)]
-        sums: list[list[Tensor]] = [[] for _ in range(6)]
-        for block, along, against, states in zip(topology.blocks, *split, strict=True):  # [b, t, s, M, D]
-            along = along * forward[block.sources][:, None]
-            against = against * backward[block.targets][:, :, None]
-            for offset, axis, messages in ((0, 2, along), (3, 1, against)):
-                for i, summand in enumerate((messages, messages.square(), states)):
-                    sums[offset + i].append(summand.sum(axis).flatten(0, 1))
-        targets = torch.cat([block.targets.flatten() for block in topology.blocks])
-        sources = torch.cat([block.sources.flatten() for block in topology.blocks])
-        ends = (targets,) * 3 + (sources,) * 3
-        totals = [torch.zeros_like(h).index_add(0, to, torch.cat(part)) for to, part in zip(ends, sums, strict=True)]
-        received = []
-        for (a, s, mean_edge), degree in ((totals[:3], topology.degrees[1]), (totals[3:], topology.degrees[0])):
-            share = degree.to(h.dtype).reciprocal()[:, None, None]
-            received += [soft(a * share.sqrt()), soft((s * share + 1e-12).sqrt()), mean_edge * share]
+    def receive(self, topology: Topology, h: Tensor, e: list[Tensor]) -> list[Tensor]:
+        """Sums of messages and means and sizes of edge states, along the edges and against them, each `[M, N, …]`."""
+        blocks, received = topology.blocks, []
+        leave, enter = topology.degrees
+        for send, degree, along in ((self.along, enter, True), (self.against, leave, False)):
+            begin, end = [[block.sources for block in blocks], [block.targets for block in blocks]][
+                :: 1 if along else -1
+            ]
+            messages = gather(send, h, begin)  # [M, b, s, F D]
+            directed = e if along else [states.transpose(2, 3) for states in e]  # [M, b, t, s, F]
+            sums = [
+                (states.flatten(3) @ sent.flatten(2).unflatten(2, (-1, h.shape[2]))).flatten(1, 2)
+                for states, sent in zip(directed, messages, strict=True)
+            ]
+            means = [states.sum(3).flatten(1, 2) for states in directed]
+            squares = [states.square().sum(3).flatten(1, 2) for states in directed]
+            to, share = torch.cat([nodes.flatten() for nodes in end]), degree.to(h.dtype).reciprocal()[:, None]
+            total, mean, square = (
+                h.new_zeros(*h.shape[:2], parts[0].shape[2]).index_add(1, to, torch.cat(parts, 1))
+                for parts in (sums, means, squares)
+            )
+            received += [soft(total * share.sqrt()), mean * share, soft((square * share + 1e-12).sqrt())]
         return received
 
-    def forward(self, topology: Topology, h: Tensor, e: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States `h [N, M, D]`, `e [P, M, D]`, `g [M, D]`."""
-        h = h + self.update(torch.cat([h, *self.receive(topology, h, e), g.expand_as(h)], -1))
-        if not self.last:
-            begin, end = self.ends(h).chunk(2, -1)
-            joined = [
-                (begin[block.sources][:, None] + end[block.targets][:, :, None]).flatten(0, 2)
-                for block in topology.blocks
+    def forward(self, topology: Topology, h: Tensor, e: list[Tensor], g: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """States `h [M, N, D]`, `e [M, b, t, s, F]` of every block, `g [M, D]`."""
+        h = h + self.update(torch.cat([h, *self.receive(topology, h, e), g[:, None].expand_as(h)], -1))
+        if self.edge_update:
+            begins = gather(self.begin, h, [block.sources for block in topology.blocks])
+            ends = gather(self.end, h, [block.targets for block in topology.blocks])
+            e = [
+                states + self.edge_out(F.silu(self.edge_in(states) + begin[:, :, None] + end[:, :, :, None]))
+                for states, begin, end in zip(e, begins, ends, strict=True)
             ]
-            e = e + self.edge_out(F.silu(self.edge_in(e) + torch.cat(joined)))
-        return h, e, g + self.pool(torch.cat([g, h.mean(0), e.mean(0)], -1))
+        return h, e, g + self.pool(torch.cat([g, h.mean(1), edge_mean(e)], -1))
+
+
+def gather(linear: nn.Linear, h: Tensor, nodes: list[Tensor]) -> list[Tensor]:
+    """A linear map of the states `[M, N, D]` of nodes `[b, n]`, each `[M, b, n, …]`; all in one gather and one product."""
+    found = linear(h.index_select(1, torch.cat([each.flatten() for each in nodes])))
+    parts = found.split([each.numel() for each in nodes], 1)
+    return [part.unflatten(1, each.shape) for part, each in zip(parts, nodes, strict=True)]
+
+
+def edge_mean(e: list[Tensor]) -> Tensor:
+    """Mean over all pairs, `[M, F]`."""
+    sums = torch.stack([states.sum((1, 2, 3)) for states in e]).sum(0)
+    return sums / sum(states[0, ..., 0].numel() for states in e)
 
 
 class GraphMetanet(MetanetModule):
@@ -170,24 +191,18 @@ class GraphMetanet(MetanetModule):
         width, kinds = config.width, len(NODE_KINDS)
         self.config = config
         self.statistics = ValueStatistics(len(EDGE_KINDS))
-        self.signals = Signals(config.signals)
         self.kind, self.depth = nn.Embedding(kinds, width), nn.Embedding(DEPTH_BINS + 1, width)
-        self.place, self.signal = nn.Linear(WAVES, width), nn.Linear(config.signals, width)
-        self.encoder = EdgeEncoder(width)
-        self.layers = nn.ModuleList(Layer(width, config.dropout, i == config.layers - 1) for i in range(config.layers))
-        self.cells = CellEncoder(width) if config.statistics else None
-        cells, probed = 2 * width * config.statistics, config.probes * config.probe_outputs
-        sizes = [2 * kinds * width, 2 * width, 2 * config.signals, cells, probed]
-        if config.probes:
-            self.probes = nn.Parameter(2 * torch.rand(config.probes, *config.probe_shape) - 1)
-        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes if size)
-        self.readout = nn.Sequential(
-            nn.Dropout(config.dropout), nn.Linear(sum(sizes), 2 * config.embedding), nn.SiLU(),
-            nn.Dropout(config.dropout), nn.Linear(2 * config.embedding, config.embedding),
-        )  # fmt: skip
-        self.head = nn.Sequential(
-            nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
+        self.place = nn.Linear(WAVES, width)
+        self.signals = Signals(config.signals) if config.signals else None
+        self.signal = nn.Linear(config.signals, width) if config.signals else None
+        self.encoder = EdgeEncoder(config.edge_width)
+        self.layers = nn.ModuleList(
+            Layer(width, config.edge_width, config.dropout, config.edge_updates and i < config.layers - 1)
+            for i in range(config.layers)
         )
+        self.cells = CellEncoder(width) if config.statistics else None
+        sizes = [2 * kinds * width, width + config.edge_width, 2 * config.signals, 2 * width * config.statistics]
+        self.readout = Readout([size for size in sizes if size], config)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
@@ -200,43 +215,50 @@ class GraphMetanet(MetanetModule):
         logarithm = sized.sign() * (sized.abs() / SMALL).log1p() / log1p(1 / SMALL)
         return torch.stack([torch.ones_like(sized), soft(sized), soft(standard), logarithm], -1)
 
-    def states(self, models: Models) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Signals `[N, M, signals]`; states of nodes `[N, M, D]`, of pairs `[P, M, D]`, and of models `[M, D]`."""
+    def states(self, models: Models) -> tuple[Tensor | None, Tensor, list[Tensor], Tensor]:
+        """Signals `[M, N, signals]`; states of nodes `[M, N, D]`, of pairs `[M, b, t, s, F]` by block, of models `[M, D]`."""
         topology, dtype = models.topology, self.place.weight.dtype
-        u = soft(self.signals(topology, models.values.to(dtype)))
-        e = self.encoder(topology, self.edge_features(models))
+        e = [
+            states.permute(3, 0, 1, 2, 4).contiguous()
+            for states in topology.split(self.encoder(topology, self.edge_features(models)))
+        ]
         place = self.kind(topology.node_kind) + self.depth(topology.node_depth_bin)
-        h = (place + self.place(waves(topology.node_position).to(dtype)))[:, None] + self.signal(u)
-        g = e.new_zeros(e.shape[1:])
+        h = (place + self.place(waves(topology.node_position).to(dtype))).expand(len(models), -1, -1)
+        u = None
+        if self.signals is not None and self.signal is not None:
+            u = soft(self.signals(topology, models.values.to(dtype)))
+            h = h + self.signal(u)
+        g = h.new_zeros(len(models), self.config.width)
         for layer in self.layers:
             h, e, g = layer(topology, h, e, g)
         return u, h, e, g
 
     def edge_head(self) -> nn.Module:
-        return perceptron(4 * self.config.width + FEATURES + 3 * WAVES, 2 * self.config.width, 1)
+        width = self.config.width
+        return perceptron(3 * width + self.config.edge_width + FEATURES + 3 * WAVES, 2 * width, 1)
 
     def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
         """From the states of a pair, of its ends and of the model, the weight's own value and its position (tap)."""
         topology = models.topology
         (source, target), (_, h, e, g) = topology.edge_index, self.states(models)
+        pairs = torch.cat([states.movedim(0, 3).flatten(0, 2) for states in e])  # [P, M, F]
+        h = h.transpose(0, 1)
         tap = waves(topology.edge_position).flatten(1).to(h.dtype)[:, None].expand(-1, len(models), -1)
         own = self.edge_features(models)
-        return head(torch.cat([e[topology.edge_pair], h[source], h[target], g.expand_as(h[source]), own, tap], -1))[..., 0]  # fmt: skip
+        return head(torch.cat([pairs[topology.edge_pair], h[source], h[target], g.expand_as(h[source]), own, tap], -1))[..., 0]  # fmt: skip
 
     def embed(self, models: Models) -> Prediction:
         topology, (u, h, e, g) = models.topology, self.states(models)
-        at_outputs = u[OUTPUTS[topology.node_kind]]
-        at_outputs = at_outputs if len(at_outputs) else u  # outputs that are no neurons of their own: pooled nodes
-        answers = torch.cat([at_outputs.mean(0), root_mean_square(at_outputs, 0)], -1)
-        pooled = [pool(topology, h), torch.cat([g, e.mean(0)], -1), answers]
+        features = [pool(topology, h.transpose(0, 1)), torch.cat([g, edge_mean(e)], -1)]
+        if u is not None:
+            at_outputs = u[:, OUTPUTS[topology.node_kind]]
+            at_outputs = (
+                at_outputs if at_outputs.shape[1] else u
+            )  # outputs that are no neurons of their own: pooled nodes
+            features.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
         if self.cells is not None:
-            pooled.append(self.cells(models))
-        if self.config.probes:
-            assert models.function is not None, "this metanet probes: its models must come with their function"
-            pooled.append(models.function(self.probes).flatten(1))
-        normed = [norm(part) for norm, part in zip(self.norms, pooled, strict=True)]
-        embeddings = self.readout(torch.cat(normed, -1))
-        return Prediction(self.head(embeddings), embeddings)
+            features.append(self.cells(models))
+        return self.readout(features, models)
 
 
 def pool(topology: Topology, states: Tensor) -> Tensor:
@@ -251,15 +273,13 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The shapes of probes, where there are any."""
-    if not fields.get("probes"):
-        return {}
-    functions = [models.function for models in training]
-    if any(function is None for function in functions) or len({f.shape for f in functions if f}) != 1:
-        raise UserError("probes need models that take one real tensor, all of the same shape; leave probes at 0.", 2)
-    function = functions[0]
-    assert function is not None
-    return {"probe_shape": function.shape, "probe_outputs": function(torch.zeros(1, *function.shape)).shape[-1]}
+    """Probes where models can be probed and nothing else is said, and their shapes."""
+    if "probes" in fields:
+        return probe_shapes(training, fields)
+    try:
+        return {"probes": PROBES, **probe_shapes(training, {"probes": PROBES})}
+    except UserError:
+        return {"probes": 0}
 
 
 METANET = register(
@@ -273,7 +293,7 @@ METANET = register(
         ),
         equivariance="permutation",
         summary="Signals and messages with edge updates on the parameter graph of any traced model.",
-        tiny={"width": 8, "layers": 2, "signals": 16, "embedding": 8},
+        tiny={"width": 8, "edge_width": 4, "layers": 2, "signals": 16, "embedding": 8},
         adapt=adapt,
     )
 )  # fmt: skip

@@ -230,7 +230,7 @@ def test_signals_are_the_forward_pass_of_the_network(name: str) -> None:
     values = structure.values(tensors(module, structure))[:, None]
     graph = topology(structure)
     with torch.no_grad():
-        u = signals(graph, values)[:, 0, channels]
+        u = signals(graph, values)[0, :, channels]
         inputs = torch.stack([signals.inputs[p, channels] for p in range(int(graph.node_position[graph.node_kind == 0].max()) + 1)], 1)  # fmt: skip
         outputs = module(inputs)
     at = OUTPUTS[graph.node_kind]
