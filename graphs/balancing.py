@@ -194,7 +194,13 @@ class _Balance:
         """By the dense Hessian where it is small, whose flat directions are left alone, else iteratively."""
         if len(gradient) > DENSE:
             goal = max(EXACT, min(steepness, 0.1))
-            return _solve(lambda d: self.curvature(slope, at, d), self.preconditioner(slope, at), -gradient, goal)
+            step, positive = _solve(
+                lambda d: self.curvature(slope, at, d), self.preconditioner(slope, at), -gradient, goal
+            )
+            if self.shifted is None or self.shifted.far or positive:
+                return step
+            self.shifted.far = True
+            return _solve(lambda d: self.curvature(slope, at, d), self.preconditioner(slope, at), -gradient, goal)[0]
         every = torch.eye(len(gradient), dtype=gradient.dtype)
         hessian = sum(
             (torch.from_numpy(part.curvature(every.numpy())) for part in self.closed), torch.zeros_like(every)
@@ -226,28 +232,46 @@ class _Balance:
             diagonal = torch.where(asked, image.abs(), 0.0).numpy()
         ridge = RIDGE * float((nearly.diagonal() + diagonal).max())
         solve = splu(csc_array(nearly + diags_array(diagonal + ridge))).solve
-        return lambda residual: torch.from_numpy(solve(residual.numpy()))
+        wide, middle = self.scaled.coupling()
+        if not len(middle):
+            return lambda residual: torch.from_numpy(solve(residual.numpy()))
+        solved = solve(wide)
+        inner = np.linalg.inv(np.linalg.inv(middle) + wide.T @ solved)  # Woodbury
+
+        def lowered(residual: Tensor) -> Tensor:
+            first = solve(residual.numpy())
+            return torch.from_numpy(first - solved @ (inner @ (wide.T @ first)))
+
+        return lowered
 
 
 def _solve(
     operator: Callable[[Tensor], Tensor], precondition: Callable[[Tensor], Tensor], right: Tensor, goal: float
-) -> Tensor:
-    """Conjugate gradients for a symmetric, semi-definite operator whose range holds the right-hand side."""
+) -> tuple[Tensor, bool]:
+    """Conjugate gradients for a symmetric, semi-definite operator whose range holds the right-hand side.
+
+    Returns:
+        the solution, as far as it came, and whether operator and preconditioner were positive all the way.
+    """
     solution, residual = torch.zeros_like(right), right.clone()
     lowered = precondition(residual)
     direction, square = lowered.clone(), residual.dot(lowered)
     goal = goal**2 * float(square)
+    positive = goal >= 0
     for _ in range(4 * len(right)):
+        if not positive or square <= goal:
+            break
         image = operator(direction)
         curvature = direction.dot(image)
-        if square <= goal or curvature <= 0:
-            break
-        solution = solution + (square / curvature) * direction
-        residual = residual - (square / curvature) * image
-        lowered = precondition(residual)
-        before, square = square, residual.dot(lowered)
-        direction = lowered + (square / before) * direction
-    return solution if bool(solution.any()) else right
+        positive = bool(curvature > 0)
+        if positive:
+            solution = solution + (square / curvature) * direction
+            residual = residual - (square / curvature) * image
+            lowered = precondition(residual)
+            before, square = square, residual.dot(lowered)
+            direction = lowered + (square / before) * direction
+            positive = bool(square >= 0)
+    return solution if bool(solution.any()) else right, positive
 
 
 def _is_compact(factor: Factor) -> bool:

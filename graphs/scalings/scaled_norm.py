@@ -154,6 +154,19 @@ class ScaledNorm:
             image[second] += weights.T @ along[first]
         return 4 * (self.columns @ image)
 
+    def coupling(self) -> tuple[Array, Array]:
+        """What couples the parts of a tensor as if its squares were a product of their sums: X C Xᵀ of low rank.
+
+        Returns:
+            X `[unknown, 2 · pairs]` and C.
+        """
+        columns, size = [], len(self.between)
+        middle = np.zeros((2 * size, 2 * size))
+        for number, (first, second, weights) in enumerate(self.between):
+            columns += [self.columns[:, first] @ self.sums[first], self.columns[:, second] @ self.sums[second]]
+            middle[2 * number, 2 * number + 1] = middle[2 * number + 1, 2 * number] = 4 / weights.sum()
+        return np.stack(columns, 1) if columns else np.zeros((self.columns.shape[0], 0)), middle
+
     def matrix(self) -> csr_array:
         """The Hessian without what couples two parts of a tensor: sparse and positive semi-definite."""
         return csr_array(4 * (self.columns @ diags_array(self.sums) @ self.rows))
