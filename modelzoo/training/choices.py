@@ -29,7 +29,7 @@ def prepare(
     """A block of untrained models and the fastest way to train them."""
     if family.perceptron is not None and fits(family, config, task, hyperparameters, recipe):
         block = Block(family, config, task, hyperparameters)
-        return block, Fused(block, hyperparameters, family.perceptron(config))
+        return block, Fused(block, hyperparameters, family.perceptron(config), recipe.batch_size)
     way = convolution_way(family, config, task, hyperparameters, recipe)
     block = Block(family, config, task, hyperparameters, way)
     return block, Vmapped(block, hyperparameters, recipe)

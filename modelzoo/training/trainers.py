@@ -1,10 +1,13 @@
 """The ways to take optimizer steps with a block of models; all of them make the same zoo, float rounding aside."""
 
+import itertools
+from math import prod
 from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modelzoo.family import Family, FamilyConfig, Perceptron, Recipe
 from modelzoo.kernels.mlp_population_train import mlp_population_train
@@ -15,6 +18,7 @@ from modelzoo.training.block import Block
 from modelzoo.training.optimizers import StackedOptimizer
 from modelzoo.training.sampling import sample_rows
 
+AT_ONCE = 100  # steps in one call, whose samples are listed
 WIDEST = 64  # wider layers leave the innermost cache, and there batched products are as fast
 
 
@@ -66,48 +70,56 @@ class Vmapped:
 
 
 class Fused:
-    """Perceptrons that see all their data in every step: the operation `mlp_population_train`; see `fits`."""
+    """Perceptrons with Adam: the operation `mlp_population_train`; see `fits`."""
 
-    def __init__(self, block: Block, hyperparameters: pd.DataFrame, perceptron: Perceptron) -> None:
+    def __init__(self, block: Block, hyperparameters: pd.DataFrame, perceptron: Perceptron, batch_size: int) -> None:
         self.perceptron = perceptron
         parameters = {name: stack.detach() for name, stack in block.parameters.items()}
         self.weights, self.biases = (
             [parameters[f"{layer}.{kind}"] for layer in perceptron.layers] for kind in ("weight", "bias")
         )
         self.first, self.second = ([torch.zeros_like(x) for x in (*self.weights, *self.biases)] for _ in range(2))
-        self.inputs, self.targets = block.data.train.inputs[0], block.data.train.targets
-        if block.instances is None:
-            self.targets = self.targets.expand(len(hyperparameters), -1, -1)
-        else:
-            self.targets = self.targets[block.instances]
-        self.rates = torch.tensor(hyperparameters["learning_rate"].to_numpy()).to(self.targets.dtype)
+        train = block.data.train
+        self.inputs = train.inputs[0].flatten(1)
+        self.targets = train.targets if block.instances is None else train.targets[block.instances]
+        self.rates, self.decays = (
+            torch.tensor(hyperparameters[name].to_numpy()).to(self.inputs.dtype) for name in ("learning_rate", "weight_decay")
+        )  # fmt: skip
+        self.rows = sample_rows(block.task, block.data, hyperparameters, batch_size)
         self.taken = 0
         self.alive = torch.ones(len(hyperparameters), dtype=torch.bool)
 
     def train(self, steps: int) -> Tensor:
-        losses = mlp_population_train(
-            self.weights, self.biases, self.first, self.second, self.inputs, self.targets, self.rates, steps,
-            self.perceptron.activation, self.perceptron.frequency, self.taken,
-        )  # fmt: skip
-        self.taken += steps
-        self.alive = self.alive & losses.isfinite().all(1)
-        return losses[:, 0]
+        first = None
+        for taken in range(0, steps, AT_ONCE):
+            count = min(AT_ONCE, steps - taken)
+            rows = [own for own in itertools.islice(self.rows, count) if own is not None]
+            losses = mlp_population_train(
+                self.weights, self.biases, self.first, self.second, self.inputs, self.targets, self.rates, count,
+                self.perceptron.activation, self.perceptron.frequency, self.taken, torch.stack(rows, 1) if rows else None,
+                self.decays,
+            )  # fmt: skip
+            self.taken += count
+            self.alive = self.alive & losses.isfinite().all(1)
+            first = losses[:, 0] if first is None else first
+        assert first is not None
+        return first
 
     def next_rows(self) -> Tensor | None:
-        return None
+        return next(self.rows)
 
 
 def fits(family: Family, config: FamilyConfig, task: Task, hyperparameters: pd.DataFrame, recipe: Recipe) -> bool:
     """Whether `Fused` trains these models, and is faster here: it has a path of its own beside the reference."""
     plain_adam = recipe.optimizer == "adam" and recipe.gradient_clip is None
+    if family.perceptron is None or not plain_adam or task.loss not in (mean_squared_error, F.cross_entropy):
+        return False
+    train, module = task.data().train, family.build(config, seed=0)
+    first = module.get_parameter(f"{family.perceptron(config).layers[0]}.weight")
     return (
-        family.perceptron is not None
-        and task.loss is mean_squared_error
-        and task.sampling == "full"
-        and task.data().train.mask is None
-        and [x.ndim for x in task.data().train.inputs] == [2]
-        and plain_adam
-        and all(max(p.shape) <= WIDEST for p in family.build(config, seed=0).parameters())
-        and not hyperparameters["weight_decay"].any()
+        train.mask is None
+        and [prod(x.shape[1:]) for x in train.inputs] == [first.shape[1]]
+        and train.targets.ndim == 1 + bool(task.instances) + (task.loss is mean_squared_error)
+        and all(max(p.shape) <= WIDEST for p in module.parameters())
         and choose(mlp_population_train.__module__, torch.device("cpu"), torch.float32) != "reference"
     )

@@ -5,6 +5,8 @@
 // weight gradients are one product C[r, :] += Σ_k A[r, k] B[k, :] with broadcast A, and nothing is ever transposed but
 // the weights, once a step. Padding stays zero by itself: act(0) = 0 for every activation here.
 
+#include <numeric>
+
 #include "threads.hpp"
 #include "vectors.hpp"
 
@@ -103,11 +105,13 @@ struct Shapes {
 
 struct Task {
     const int64_t* widths;
-    int64_t layers, models, samples, steps, start, batch, x_stride;
+    int64_t layers, models, samples, steps, start, batch, x_stride, y_stride;
     int64_t activation;
     double frequency, beta1, beta2, epsilon;
     float **weights, **biases, **first, **second;
-    const float *x, *y, *rate;
+    const float *x, *y;            // y is null where targets are labels
+    const int64_t *labels, *rows;  // rows [M, K, B] is null where every step sees all samples
+    const float *rate, *decay;
     float* losses;
 };
 
@@ -122,6 +126,7 @@ class Model {
     Floats tiles;
     std::vector<float*> h, slope;    // h[l] enters layer l
     float *d, *d_next, *wanted;
+    int64_t label[TILE];
 
    public:
     explicit Model(const Task& task)
@@ -143,7 +148,6 @@ class Model {
 
     void train(long model) {
         copy(model, true);
-        const float rate = task.rate[model];
         bool alive = true;
         for (long step = 0; step < task.steps; step++) {
             if (step == 0 || alive) arrange();
@@ -151,13 +155,14 @@ class Model {
             double loss = 0;
             for (long row = 0; row < task.batch; row += TILE) {
                 const long rows = std::min(TILE, task.batch - row);
-                read(model, (task.start + step) * task.batch + row, rows);
+                read(model, step, row, rows);
                 propagate(rows);
-                loss += differentiate(rows);
+                loss += task.labels ? cross_entropy(rows) : squared_error(rows);
+                differentiate(rows);
             }
-            task.losses[model * task.steps + step] = loss / (task.batch * shapes.layers[last].out);
+            task.losses[model * task.steps + step] = loss / (task.batch * (task.labels ? 1 : shapes.layers[last].out));
             if (alive) alive = finite();
-            if (alive) update(task.start + step + 1, rate);
+            if (alive) update(task.start + step + 1, task.rate[model], task.decay[model]);
         }
         copy(model, false);
     }
@@ -201,14 +206,18 @@ class Model {
         }
     }
 
-    void read(long model, long first, long rows) {
+    void read(long model, long step, long first, long rows) {
         const Layer &head = shapes.layers[0], &tail = shapes.layers[last];
         for (long row = 0; row < rows; row++) {
-            const long sample = (first + row) % task.samples;
+            const long sample = task.rows ? task.rows[(model * task.steps + step) * task.batch + first + row] : first + row;
             const float* x = task.x + model * task.x_stride + sample * head.in;
-            const float* y = task.y + (model * task.samples + sample) * tail.out;
             std::copy(x, x + head.in, h[0] + row * head.in_row);
-            std::copy(y, y + tail.out, wanted + row * tail.out_row);
+            if (task.labels) {
+                label[row] = task.labels[model * task.y_stride + sample];
+            } else {
+                const float* y = task.y + model * task.y_stride + sample * tail.out;
+                std::copy(y, y + tail.out, wanted + row * tail.out_row);
+            }
         }
     }
 
@@ -238,7 +247,8 @@ class Model {
             }
     }
 
-    double differentiate(long rows) {
+    // Both losses leave their gradient in d, with zeros in the padding: the buffer held wider layers.
+    double squared_error(long rows) {
         const Layer& tail = shapes.layers[last];
         const float scale = 2.0f / (task.batch * tail.out);
         double loss = 0;
@@ -249,9 +259,30 @@ class Model {
                 const float gap = h[last + 1][at] - wanted[at];
                 own += gap * gap, d[at] = scale * gap;
             }
-            std::fill(d + row * tail.out_row + tail.out, d + (row + 1) * tail.out_row, 0.0f);  // the buffer held wider layers
+            std::fill(d + row * tail.out_row + tail.out, d + (row + 1) * tail.out_row, 0.0f);
             loss += own;
         }
+        return loss;
+    }
+
+    double cross_entropy(long rows) {
+        const Layer& tail = shapes.layers[last];
+        double loss = 0;
+        for (long row = 0; row < rows; row++) {
+            const float* logits = h[last + 1] + row * tail.out_row;
+            float* own = d + row * tail.out_row;
+            const float largest = *std::max_element(logits, logits + tail.out);
+            for (long o = 0; o < tail.out_row; o += LANES) store(own + o, exponential(load(logits + o) - largest));
+            const float total = std::accumulate(own, own + tail.out, 0.0f), scale = 1.0f / (total * task.batch);
+            for (long o = 0; o < tail.out; o++) own[o] *= scale;
+            std::fill(own + tail.out, own + tail.out_row, 0.0f);
+            own[label[row]] -= 1.0f / task.batch;
+            loss += std::log(total) + largest - logits[label[row]];
+        }
+        return loss;
+    }
+
+    void differentiate(long rows) {
         for (long l = last; l >= 0; l--) {
             const Layer& layer = shapes.layers[l];
             float* own = g + layer.weight;
@@ -269,7 +300,6 @@ class Model {
             for (long i = 0; i < rows * layer.in_row; i += LANES) store(d_next + i, load(d_next + i) * load(slope[l] + i));
             std::swap(d, d_next);
         }
-        return loss;
     }
 
     bool finite() {
@@ -283,9 +313,9 @@ class Model {
         return std::isfinite(squares);
     }
 
-    void update(long step, float rate) {
+    void update(long step, float rate, float decay) {
         const float beta1 = task.beta1, beta2 = task.beta2, rest1 = 1 - task.beta1, rest2 = 1 - task.beta2, epsilon = task.epsilon;
-        const float stride = rate / (1 - std::pow(task.beta1, step)), root = std::sqrt(1 - std::pow(task.beta2, step));
+        const float kept = 1.0f - rate * decay, stride = rate / (1 - std::pow(task.beta1, step)), root = std::sqrt(1 - std::pow(task.beta2, step));
         float* __restrict own = theta;
         float* __restrict first = m;
         float* __restrict second = v;
@@ -293,7 +323,7 @@ class Model {
         for (long i = 0; i < shapes.parameters; i++) {
             first[i] = beta1 * first[i] + rest1 * gradient[i];
             second[i] = beta2 * second[i] + rest2 * gradient[i] * gradient[i];
-            own[i] -= stride * first[i] / (std::sqrt(second[i]) / root + epsilon);
+            own[i] = kept * own[i] - stride * first[i] / (std::sqrt(second[i]) / root + epsilon);
         }
     }
 };

@@ -20,9 +20,9 @@ class _Task(ctypes.Structure):
 
     _fields_ = (
         [("widths", ctypes.c_void_p)]
-        + [(name, ctypes.c_int64) for name in ("layers", "models", "samples", "steps", "start", "batch", "x_stride", "activation")]
+        + [(name, ctypes.c_int64) for name in ("layers", "models", "samples", "steps", "start", "batch", "x_stride", "y_stride", "activation")]
         + [(name, ctypes.c_double) for name in ("frequency", "beta1", "beta2", "epsilon")]
-        + [(name, ctypes.c_void_p) for name in ("weights", "biases", "first", "second", "x", "y", "rate", "losses")]
+        + [(name, ctypes.c_void_p) for name in ("weights", "biases", "first", "second", "x", "y", "labels", "rows", "rate", "decay", "losses")]
     )  # fmt: skip
 
 
@@ -39,19 +39,32 @@ def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 def train(
     weights: list[Tensor], biases: list[Tensor], first: list[Tensor], second: list[Tensor], inputs: Tensor, targets: Tensor,
-    learning_rate: Tensor, steps: int, activation: str, frequency: float, start: int, batch: int,
+    learning_rate: Tensor, weight_decay: Tensor, rows: Tensor | None, steps: int, activation: str, frequency: float, start: int,
 ) -> Tensor:  # fmt: skip
     """See `mlp_population_train`."""
-    models, samples, _ = targets.shape
+    models, samples, labels = len(learning_rate), inputs.shape[1], not targets.is_floating_point()
     widths = [weights[0].shape[2], *(w.shape[1] for w in weights)]
-    inputs, targets, learning_rate = inputs.contiguous(), targets.contiguous(), learning_rate.contiguous()
+    _check("rows", rows, samples)
+    _check("labels", targets if labels else None, widths[-1])
+    inputs, targets, learning_rate, weight_decay = (
+        x.contiguous() for x in (inputs, targets, learning_rate, weight_decay)
+    )
+    rows = None if rows is None else rows.contiguous()
     losses = torch.empty(models, steps)
     sizes = (ctypes.c_int64 * len(widths))(*widths)
     lists = [_addresses(tensors) for tensors in (weights, biases, first, second)]
+    strides = (0 if len(x) == 1 else x[0].numel() for x in (inputs, targets))
     task = _Task(
-        ctypes.addressof(sizes), len(weights), models, samples, steps, start, batch,
-        0 if len(inputs) == 1 else samples * inputs.shape[2], CODES[activation], frequency, 0.9, 0.999, 1e-8,
-        *map(ctypes.addressof, lists), inputs.data_ptr(), targets.data_ptr(), learning_rate.data_ptr(), losses.data_ptr(),
+        ctypes.addressof(sizes), len(weights), models, samples, steps, start, samples if rows is None else rows.shape[2],
+        *strides, CODES[activation], frequency, 0.9, 0.999, 1e-8, *map(ctypes.addressof, lists), inputs.data_ptr(),
+        None if labels else targets.data_ptr(), targets.data_ptr() if labels else None,
+        None if rows is None else rows.data_ptr(), learning_rate.data_ptr(), weight_decay.data_ptr(), losses.data_ptr(),
     )  # fmt: skip
     native.library(SOURCE).train(ctypes.byref(task), ctypes.c_int64(torch.get_num_threads()))
     return losses
+
+
+def _check(name: str, indices: Tensor | None, count: int) -> None:
+    """C++ would read whatever lies outside."""
+    if indices is not None and indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < count:
+        raise IndexError(f"{name} of mlp_population_train must lie in 0 … {count - 1}")

@@ -36,30 +36,40 @@ def gradients(
         if layer < len(weights) - 1:
             before.append(frequency * h)
             h = activate(before[-1], activation)
-    gap = h - y
-    d = 2 * gap / (y.shape[1] * y.shape[2])
+    if y.is_floating_point():
+        losses, d = (h - y).square().mean((1, 2)), 2 * (h - y) / (h.shape[1] * h.shape[2])
+    else:
+        chosen, logarithms = F.one_hot(y, h.shape[2]).to(h.dtype), h.log_softmax(2)
+        losses, d = -(chosen * logarithms).sum(2).mean(1), (logarithms.exp() - chosen) / h.shape[1]
     d_weights, d_biases = [], []
     for layer in reversed(range(len(weights))):
         d_weights.append(d.mT @ entering[layer])
         d_biases.append(d.sum(1))
         if layer:
             d = (d @ weights[layer]) * slope(before[layer - 1], activation) * frequency
-    return gap.square().mean((1, 2)), d_weights[::-1] + d_biases[::-1]
+    return losses, d_weights[::-1] + d_biases[::-1]
 
 
 def train(
     weights: list[Tensor], biases: list[Tensor], first: list[Tensor], second: list[Tensor], inputs: Tensor, targets: Tensor,
-    learning_rate: Tensor, steps: int, activation: str, frequency: float, start: int, batch: int,
+    learning_rate: Tensor, weight_decay: Tensor, rows: Tensor | None, steps: int, activation: str, frequency: float, start: int,
 ) -> Tensor:  # fmt: skip
     """See `mlp_population_train`."""
-    samples = torch.arange(batch, device=inputs.device)
-    alive = torch.ones(len(targets), dtype=torch.bool, device=inputs.device)
+    alive = torch.ones(len(learning_rate), dtype=torch.bool, device=inputs.device)
     losses = []
-    for step in range(start, start + steps):
-        rows = (step * batch + samples) % targets.shape[1]
-        x, y = (inputs, targets) if batch == targets.shape[1] else (inputs[:, rows], targets[:, rows])
+    for step in range(steps):
+        x, y = (chosen(data, rows, step) for data in (inputs, targets))
         loss, given = gradients(weights, biases, x, y, activation, frequency)
         losses.append(loss)
-        nothing = torch.zeros_like(learning_rate)
-        alive = population_adam([*weights, *biases], given, first, second, alive, learning_rate, nothing, step + 1)
-    return torch.stack(losses, 1) if losses else targets.new_empty(len(targets), 0)
+        alive = population_adam(
+            [*weights, *biases], given, first, second, alive, learning_rate, weight_decay, start + step + 1
+        )
+    return torch.stack(losses, 1) if losses else inputs.new_empty(len(learning_rate), 0)
+
+
+def chosen(data: Tensor, rows: Tensor | None, step: int) -> Tensor:
+    """The samples of a step, `[M or 1, B, …]`."""
+    if rows is None:
+        return data
+    models = torch.arange(len(rows), device=data.device) if len(data) > 1 else torch.zeros_like(rows[:, 0, 0])
+    return data[models[:, None], rows[:, step]]

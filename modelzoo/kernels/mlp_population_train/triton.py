@@ -62,11 +62,11 @@ def _slope(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _train_kernel(
-    p_weights, p_biases, p_m, p_v, p_m_bias, p_v_bias, p_g, p_g_bias, p_before, p_x, p_y, p_rate, p_losses,
-    layers, samples, features, outputs, steps, start, batch, x_stride, frequency, beta1, beta2, log_beta1, log_beta2, epsilon,
-    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    p_weights, p_biases, p_m, p_v, p_m_bias, p_v_bias, p_g, p_g_bias, p_before, p_x, p_y, p_rows, p_rate, p_decay, p_losses,
+    layers, samples, features, outputs, steps, start, batch, x_stride, y_stride, frequency, beta1, beta2, log_beta1, log_beta2, epsilon,
+    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`p_before` `[M, layers, TILE, WIDTH]`: what enters every layer, before its activation."""
+    """`p_before` `[M, layers, TILE, WIDTH]`: what enters every layer, before its activation; `p_rows` counts if ROWS."""
     i_model = tl.program_id(0).to(tl.int64)
     o, o_row = tl.arange(0, WIDTH), tl.arange(0, TILE)
     o_square = o[:, None] * WIDTH + o[None, :]
@@ -74,6 +74,7 @@ def _train_kernel(
     i_weights, i_biases = i_model * layers * WIDTH * WIDTH, i_model * layers * WIDTH
     p_before += i_model * layers * TILE * WIDTH
     rate = tl.load(p_rate + i_model).to(tl.float32)
+    keep = 1.0 - rate * tl.load(p_decay + i_model).to(tl.float32)
     alive = rate == rate
     for step in range(steps):
         for layer in range(layers):
@@ -82,11 +83,12 @@ def _train_kernel(
         loss = 0.0
         for first in range(0, batch, TILE):
             m_row = first + o_row < batch
-            o_sample = ((start + step) * batch + first + o_row) % samples
+            o_sample = first + o_row
+            if ROWS:
+                o_sample = tl.load(p_rows + (i_model * steps + step) * batch + first + o_row, m_row, 0)
             m_x = m_row[:, None] & (o < features)[None, :]
             m_y = m_row[:, None] & (o < outputs)[None, :]
             b_h = tl.load(p_x + i_model * x_stride + o_sample[:, None] * features + o[None, :], m_x, 0.0).to(tl.float32)
-            b_y = tl.load(p_y + (i_model * samples + o_sample[:, None]) * outputs + o[None, :], m_y, 0.0).to(tl.float32)
             tl.store(p_before + o_tile, b_h)
             for layer in range(layers):
                 b_w = tl.load(p_weights + i_weights + layer * WIDTH * WIDTH + o_square)
@@ -96,9 +98,20 @@ def _train_kernel(
                     b_h = frequency * b_h
                     tl.store(p_before + (layer + 1) * TILE * WIDTH + o_tile, b_h)
                     b_h = _activate(b_h, ACTIVATION)
-            b_gap = tl.where(m_y, b_h - b_y, 0.0)
-            loss += tl.sum(tl.sum(b_gap * b_gap, 1), 0) / (batch * outputs)
-            b_d = 2.0 * b_gap / (batch * outputs)
+            if LABELS:
+                b_own = o[None, :] == tl.load(p_y + i_model * y_stride + o_sample, m_row, 0)[:, None]
+                b_h = tl.where((o < outputs)[None, :], b_h, float("-inf"))
+                b_h -= tl.max(b_h, 1)[:, None]
+                b_e = tl.exp(b_h)
+                b_sum = tl.sum(b_e, 1)
+                b_missed = tl.log(b_sum) - tl.sum(tl.where(b_own, b_h, 0.0), 1)
+                loss += tl.sum(tl.where(m_row, b_missed, 0.0), 0) / batch
+                b_d = tl.where(m_y, (b_e / b_sum[:, None] - tl.where(b_own, 1.0, 0.0)) / batch, 0.0)
+            else:
+                o_y = i_model * y_stride + o_sample[:, None] * outputs + o[None, :]
+                b_gap = tl.where(m_y, b_h - tl.load(p_y + o_y, m_y, 0.0).to(tl.float32), 0.0)
+                loss += tl.sum(tl.sum(b_gap * b_gap, 1), 0) / (batch * outputs)
+                b_d = 2.0 * b_gap / (batch * outputs)
             tl.debug_barrier()  # every thread sees what the others stored
             for i in range(layers):
                 layer = layers - 1 - i
@@ -135,6 +148,7 @@ def _train_kernel(
                 i_weights + layer * WIDTH * WIDTH + o_square,
                 alive,
                 rate,
+                keep,
                 beta1,
                 beta2,
                 correction1,
@@ -149,6 +163,7 @@ def _train_kernel(
                 i_biases + layer * WIDTH + o,
                 alive,
                 rate,
+                keep,
                 beta1,
                 beta2,
                 correction1,
@@ -159,12 +174,12 @@ def _train_kernel(
 
 
 @triton.jit
-def _adam(p_theta, p_m, p_v, p_g, o, alive, rate, beta1, beta2, correction1, correction2, epsilon):
+def _adam(p_theta, p_m, p_v, p_g, o, alive, rate, keep, beta1, beta2, correction1, correction2, epsilon):
     b_theta = tl.load(p_theta + o)
     b_g = tl.where(alive, tl.load(p_g + o), 0.0)
     b_m = beta1 * tl.load(p_m + o) + (1.0 - beta1) * b_g
     b_v = beta2 * tl.load(p_v + o) + (1.0 - beta2) * b_g * b_g
-    b_moved = b_theta - rate * (b_m / correction1) / (tl.sqrt(b_v / correction2) + epsilon)
+    b_moved = keep * b_theta - rate * (b_m / correction1) / (tl.sqrt(b_v / correction2) + epsilon)
     tl.store(p_m + o, b_m)
     tl.store(p_v + o, b_v)
     tl.store(p_theta + o, tl.where(alive, b_moved, b_theta))
@@ -198,35 +213,40 @@ def _unpack(packed: Tensor, tensors: list[Tensor]) -> None:
 
 def train(
     weights: list[Tensor], biases: list[Tensor], first: list[Tensor], second: list[Tensor], inputs: Tensor, targets: Tensor,
-    learning_rate: Tensor, steps: int, activation: str, frequency: float, start: int, batch: int,
+    learning_rate: Tensor, weight_decay: Tensor, rows: Tensor | None, steps: int, activation: str, frequency: float, start: int,
 ) -> Tensor:  # fmt: skip
     """See `mlp_population_train`."""
     layers, width = len(weights), max(16, triton.next_power_of_2(max(max(w.shape[1:]) for w in weights)))
     groups = (weights, biases, first[:layers], second[:layers], first[layers:], second[layers:])
     packed = [_packed(tensors, width) for tensors in groups]
-    models, samples, outputs = targets.shape
+    models, samples, outputs = len(learning_rate), inputs.shape[1], biases[-1].shape[1]
     before = torch.zeros(models, layers, TILE, width, dtype=torch.float32, device=targets.device)
     losses = torch.empty(models, steps, dtype=torch.float32, device=targets.device)
-    stride = 0 if len(inputs) == 1 else samples * inputs.shape[2]
+    strides = [0 if len(x) == 1 else x[0].numel() for x in (inputs, targets)]
+    batch = samples if rows is None else rows.shape[2]
     betas = torch.tensor([0.9, 0.999], dtype=torch.float64)
     _train_kernel[(models,)](
         *packed, torch.empty_like(packed[0]), torch.empty_like(packed[1]), before, inputs.contiguous(), targets.contiguous(),
-        learning_rate, losses, layers, samples, inputs.shape[2], outputs, steps, start, batch, stride, frequency,
+        None if rows is None else rows.contiguous(), learning_rate, weight_decay, losses, layers, samples, inputs.shape[2], outputs,
+        steps, start, batch, *strides, frequency,
         *betas.tolist(), *betas.log().tolist(), 1e-8,
-        ACTIVATION=CODES[activation], WIDTH=width, TILE=TILE, num_warps=_warps(width), num_stages=STAGES,
+        ACTIVATION=CODES[activation], WIDTH=width, TILE=TILE, LABELS=not targets.is_floating_point(), ROWS=rows is not None,
+        num_warps=_warps(width), num_stages=STAGES,
     )  # fmt: skip
     for group, tensors in zip(packed, groups, strict=True):
         _unpack(group, tensors)
-    return losses.to(targets.dtype)
+    return losses.to(inputs.dtype)
 
 
-_EXACT = ("p_weights", "p_biases", "p_m", "p_v", "p_m_bias", "p_v_bias", "p_g", "p_g_bias", "p_before", "p_x", "p_y", "p_rate", "p_losses")  # fmt: skip
-_INTEGERS = ("layers", "samples", "features", "outputs", "steps", "start", "batch", "x_stride")
+_EXACT = [name for name in _train_kernel.arg_names if name.startswith("p_")]
+_INTEGERS = ("layers", "samples", "features", "outputs", "steps", "start", "batch", "x_stride", "y_stride")
 _REALS = ("frequency", "beta1", "beta2", "log_beta1", "log_beta2", "epsilon")
 CONFIGURATIONS = [
     Configuration(
-        _train_kernel, dict.fromkeys(_EXACT, "fp32"), {"ACTIVATION": code, "WIDTH": width, "TILE": TILE},
+        _train_kernel,
+        {**dict.fromkeys(_EXACT, "fp32"), "p_y": "i64" if classes else "fp32", "p_rows": "i64" if classes else None},
+        {"ACTIVATION": code, "WIDTH": width, "TILE": TILE, "LABELS": classes, "ROWS": classes},
         {**dict.fromkeys(_INTEGERS, "i32"), **dict.fromkeys(_REALS, "fp32")}, _warps(width), STAGES,
     )
-    for code, width in ((2, 32), (0, 16), (1, 64), (3, 64))
+    for code, width, classes in ((2, 32, False), (0, 16, False), (1, 64, True), (3, 64, False), (0, 64, True))
 ]  # fmt: skip

@@ -38,6 +38,31 @@ def test_four_steps_of_sirens_are_those_of_torch(backend: str, monkeypatch: pyte
     assert not torch.equal(weights[0][0], start[0][0])
 
 
+@pytest.mark.parametrize("backend", ["reference", "compiled", "triton"])
+def test_classifiers_on_minibatches_are_those_of_torch(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, backend)
+    draw = torch.Generator().manual_seed(0)
+    weights, biases, first, second, inputs, _, rates = population([4, 8, 5], 30)
+    labels, rows = (torch.randint(n, size, generator=draw) for n, size in ((5, (30,)), (30, (5, 3, 7))))
+    decay = torch.tensor([0.0, 1.0, 10.0, 0.1, 100.0])
+    start = [tensor.clone() for tensor in (*weights, *biases)]
+    losses = mlp_population_train(
+        weights, biases, first, second, inputs, labels, rates, 3, "tanh", rows=rows, weight_decay=decay
+    )
+    for model in range(5):
+        own = [tensor[model].clone().requires_grad_() for tensor in start]
+        optimizer = torch.optim.AdamW(own, lr=float(rates[model]), weight_decay=float(decay[model]))
+        for step in range(3):
+            h = torch.tanh(inputs[rows[model, step]] @ own[0].T + own[2])
+            loss = nn.functional.cross_entropy(h @ own[1].T + own[3], labels[rows[model, step]])
+            torch.testing.assert_close(losses[model, step], loss.detach(), rtol=1e-4, atol=1e-6)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for trained, wanted in zip((*weights, *biases), own, strict=True):
+            torch.testing.assert_close(trained[model], wanted.detach(), rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_written_gradients_are_those_of_autograd(activation: str) -> None:
     weights, biases, _, _, inputs, targets, *_ = examples(torch.float64, 0)[0]
@@ -52,19 +77,30 @@ def test_the_written_gradients_are_those_of_autograd(activation: str) -> None:
 def test_two_calls_continue_one_another() -> None:
     weights, biases, first, second, inputs, targets, rates, *_ = examples(torch.float64, 0)[2]
     whole = [[tensor.clone() for tensor in tensors] for tensors in (weights, biases, first, second)]
-    mlp_population_train(*whole, inputs, targets, rates, 5, batch=2)
-    mlp_population_train(weights, biases, first, second, inputs, targets, rates, 2, batch=2)
-    mlp_population_train(weights, biases, first, second, inputs, targets, rates, 3, start=2, batch=2)
+    rows = torch.randint(5, (3, 5, 2), generator=torch.Generator().manual_seed(0))
+    mlp_population_train(*whole, inputs, targets, rates, 5, rows=rows)
+    mlp_population_train(weights, biases, first, second, inputs, targets, rates, 2, rows=rows[:, :2])
+    mlp_population_train(weights, biases, first, second, inputs, targets, rates, 3, start=2, rows=rows[:, 2:])
     for a, b in zip(whole[0] + whole[2], weights + first, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    given = examples(torch.float32, 0)[4][:8]
+    given = examples(torch.float32, 0)[0][:8]
     with pytest.raises(ValueError, match="must be one of relu, tanh, sin, gelu, got 'swish'"):
         mlp_population_train(*given, activation="swish")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a batch of 9 does not fit 4 samples"):
-        mlp_population_train(*given, batch=9)
+    with pytest.raises(ValueError, match=r"rows of mlp_population_train must be \[3, 3, batch\], got \[3, 1, 9\]"):
+        mlp_population_train(*given, rows=torch.zeros(3, 1, 9, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"inputs \[1, 19, 2\] and targets \[3, 18, 1\] do not fit 3 models"):
+        mlp_population_train(*given[:5], given[5][:, 1:], *given[6:])
+    with pytest.raises(IndexError, match="rows of mlp_population_train must lie in 0 … 18"):
+        compiled.train(
+            *given[:4], given[4][None], given[5], *given[6:7] * 2, torch.full((3, 3, 2), 19), 3, "sin", 1.0, 0
+        )
+    with pytest.raises(IndexError, match="labels of mlp_population_train must lie in 0 … 0"):
+        compiled.train(
+            *given[:4], given[4][None], torch.ones(1, 19, dtype=torch.int64), *given[6:7] * 2, None, 3, "sin", 1.0, 0
+        )
     from modelzoo.kernels.mlp_population_train.triton import refused
 
     assert refused("train", [torch.empty(1, 65, 2)]) == "1 layers up to 65 wide are too many; the most are 6 and 64"

@@ -56,8 +56,13 @@ def train(plan: Plan) -> Any:
 
 @pytest.mark.parametrize(
     ("family", "fields"),
-    [("siren.deep", {}), ("mlp.tanh", {"task": "digits_inr"}), ("mlp", {"task": "digits_inr"})],
-    ids=["siren", "tanh", "relu"],
+    [
+        ("siren.deep", {}),
+        ("mlp.tanh", {"task": "digits_inr"}),
+        ("mlp", {"task": "digits_inr", "weight_decay": "1:9"}),
+        ("mlp", {"batch_size": 9, "weight_decay": 0.1, "data_fraction": "0.1:1"}),
+    ],
+    ids=["siren", "tanh", "relu", "classifier"],
 )
 def test_both_ways_make_the_same_zoo(family: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -80,8 +85,8 @@ def test_both_ways_make_the_same_zoo(family: str, fields: dict[str, Any], monkey
 
 
 @pytest.mark.parametrize(
-    "fields", [{"weight_decay": 0.1}, {"gradient_clip": 1.0}, {"optimizer": "sgd"}, {"family": "mlp", "task": "digits"}],
-    ids=["weight decay", "clipping", "sgd", "classification"],
+    "fields", [{"gradient_clip": 1.0}, {"optimizer": "sgd"}, {"family": "mlp.wide", "task": "digits"}],
+    ids=["clipping", "sgd", "width"],
 )  # fmt: skip
 def test_what_the_operation_cannot_do_is_left_to_lock_step(fields: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = taken(monkeypatch)
