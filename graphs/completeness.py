@@ -43,6 +43,8 @@ class FunctionalDimension:
         inputs: number of inputs drawn.
         stable: whether the last doubling of the inputs left the rank as it was.
         gap: ratio of the smallest singular value that counts to the largest that does not (inf: all count, or the rest is 0).
+        ranks: `(inputs, rank)` after every doubling.
+        spectrum: singular values of the Jacobian at all inputs, falling.
     """
 
     parameters: int
@@ -51,6 +53,19 @@ class FunctionalDimension:
     inputs: int
     stable: bool
     gap: float
+    ranks: tuple[tuple[int, int], ...]
+    spectrum: tuple[float, ...]
+
+    @property
+    def reached(self) -> int:
+        """The number of inputs from which on the rank was what it is."""
+        return next(inputs for inputs, rank in self.ranks if rank == self.rank)
+
+    @property
+    def how(self) -> str:
+        """How the bound came about, in a few words."""
+        steady = "" if self.stable else ", still rising"
+        return f"at least; reached at {self.reached} of {self.inputs} inputs{steady}, spectral gap {self.gap:.0e}"
 
 
 @dataclass(frozen=True)
@@ -78,12 +93,11 @@ class Completeness:
     def sentence(self) -> str:
         """The result in one sentence."""
         found = self.functional
-        steady = "" if found.stable else ", still rising"
         fixed = f" of which {self.dimension - self.orbit} fix this point" if self.orbit < self.dimension else ""
         what = "the inferred group is complete" if self.hidden == 0 else f"{self.hidden} hidden symmetries"
         return (
-            f"{found.parameters} parameters − functional dimension {found.rank} (at least; {found.inputs} inputs{steady}, "
-            f"spectral gap {found.gap:.0e}) − group dimension {self.dimension}{fixed} = {self.hidden}: {what}"
+            f"{found.parameters} parameters − functional dimension {found.rank} ({found.how}) "
+            f"− group dimension {self.dimension}{fixed} = {self.hidden}: {what}"
         )
 
 
@@ -148,21 +162,29 @@ def functional_dimension(
         rows = Jacobian(double, tensors, leaves, program)
         triangle = torch.zeros(0, count, dtype=torch.float64)
         rank, drawn, height, stable, target = -1, 0, 0, False, 2 * count
+        ranks: list[tuple[int, int]] = []
         limit = max_inputs or 0
         while True:
+            pending, waiting = [triangle], 0
             while height < target:
                 scale = SCALES[drawn % len(SCALES)]
                 inputs = random_inputs(example_inputs, generator, first=drawn == 0)
-                batch = rows(_scaled(inputs, scale if drawn else 1.0))
-                height, drawn = height + len(batch), drawn + 1
-                triangle = torch.linalg.qr(torch.cat([triangle, batch]), mode="r")[1]
-                if max_inputs and drawn >= limit:
+                pending.append(rows(_scaled(inputs, scale if drawn else 1.0)))
+                height, drawn, waiting = height + len(pending[-1]), drawn + 1, waiting + len(pending[-1])
+                last = height >= target or (max_inputs is not None and drawn >= limit)
+                if waiting >= 2 * count or last:  # a factorization costs the cube, however few rows are new
+                    pending, waiting = [torch.linalg.qr(torch.cat(pending), mode="r")[1]], 0
+                if last:
                     break
+            (triangle,) = pending
             values = torch.linalg.svdvals(triangle).numpy()
             now, gap = numerical_rank(values)
             stable, rank = now == rank, now
+            ranks.append((drawn, rank))
             if stable or now == count or (max_inputs and drawn >= limit) or height >= 64 * count:
-                return FunctionalDimension(count, rank, height, drawn, stable or now == count, gap)
+                return FunctionalDimension(
+                    count, rank, height, drawn, stable or now == count, gap, tuple(ranks), tuple(values.tolist())
+                )
             target = 2 * height
 
 

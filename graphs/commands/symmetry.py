@@ -46,7 +46,8 @@ def register(app: typer.Typer) -> None:
                 "unknown ops": [{"operator": op, "module": path} for op, path in group.unknown_ops],
                 "notes": list(group.notes), "verdict": verdict,
                 "completeness": None if report is None else {
-                    **vars(report.functional), "dimension": report.dimension, "orbit": report.orbit, "hidden": report.hidden},
+                    **{key: value for key, value in vars(report.functional).items() if key != "spectrum"},
+                    "dimension": report.dimension, "orbit": report.orbit, "hidden": report.hidden},
             })  # fmt: skip
             return
         console.print(group)

@@ -6,9 +6,21 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.func import jacrev, vmap
 
-from analysis.symmetry.modular_rank import PRIME, certify, rank_modulo, whole_jacobian
+from analysis.symmetry.modular_rank import (
+    PRIME,
+    ModularRankOptions,
+    certify,
+    modular_rank,
+    rank_modulo,
+    relu_layers,
+    rounded,
+    whole_jacobian,
+)  # fmt: skip
+from graphs.completeness import functional_dimension
+from graphs.subjects import Subject
 from modelzoo.errors import UserError
 
 Layers = tuple[list[np.ndarray], list[np.ndarray]]
@@ -86,3 +98,48 @@ def test_refusals() -> None:
         whole_jacobian([w * 10**10 for w in weights], biases, np.full((1, 2), 10**3))
     with pytest.raises(UserError, match="exactly 0"):
         whole_jacobian([w * 0 for w in weights], [b * 0 for b in biases], np.ones((1, 2), dtype=np.int64))
+
+
+def relu(*widths: int) -> Subject:
+    torch.manual_seed(0)
+    layers = [part for pair in itertools.pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+    return Subject("mine", nn.Sequential(nn.Flatten(), *layers[:-1]), (torch.randn(3, widths[0], 1),))
+
+
+def test_a_module_is_read_and_rounded() -> None:
+    found = relu(2, 4, 3, 1)
+    weights, biases = rounded(*relu_layers(found), scale=1000)
+    x = np.array([[700, -300], [-1500, 20]])
+    h = x
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        h = np.maximum(h @ weight.T + bias, 0)
+    ours = (h @ weights[-1].T + biases[-1]) / 1000.0**4
+    theirs = found.module(torch.tensor(x / 1000, dtype=torch.float32)[..., None]).detach().numpy()
+    assert np.abs(ours - theirs).max() < 0.005
+
+
+def test_the_certificate_equals_the_numerical_rank() -> None:
+    for dead in (False, True):
+        found = relu(2, 4, 1)
+        if dead:
+            found.module[1].bias.data[2] = -100.0  # type: ignore[index]
+        numerical = functional_dimension(found.module, found.inputs)
+        certified = modular_rank(found, ModularRankOptions())
+        assert certified.rank == numerical.rank == (13 - 3 * dead)
+        assert list(certified.to_frame()["rank"]) == sorted(certified.ranks)
+        assert ("which no ReLU network exceeds" in certified.sentence) is not dead
+
+
+def test_other_modules_are_refused() -> None:
+    inputs = (torch.randn(3, 2),)
+    for module, what in (
+        (nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)), "has aten.tanh in 1"),
+        (nn.Sequential(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 1)), "has aten.mm in 0"),
+        (nn.Sequential(nn.Linear(2, 4), nn.ReLU()), "has another form"),
+    ):
+        with pytest.raises(UserError, match=what):
+            modular_rank(Subject("mine", module, inputs), ModularRankOptions())
+    with pytest.raises(UserError, match="17 parameters; elimination costs their cube"):
+        modular_rank(relu(2, 4, 1), ModularRankOptions(max_parameters=10))
+    with pytest.raises(UserError, match="take a smaller scale"):
+        modular_rank(relu(2, 4, 1), ModularRankOptions(scale=10**9))
