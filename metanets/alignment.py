@@ -7,6 +7,7 @@ and merged dimensions need nothing of their own. An assignment is kept only wher
 factor stands twice in one tensor (recurrent weights), the assignment is but a linearisation.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -54,7 +55,37 @@ def aligned(topology: Topology, reference: Tensor, moving: Tensor, sweeps: int =
             ]
         if not changed:
             break
-    result = moving.clone()
+    return _written(found, pieces, moving)
+
+
+def reordered(topology: Topology, orders: Mapping[str, Tensor], values: Tensor) -> Tensor:
+    """Models with their neurons in other orders, soft or hard: place i becomes Σ_j P_ij x_j.
+
+    Args:
+        topology: of their architecture, without neurons inside blocks.
+        orders: P by axis, `{axis: [M, size, size]}`; axes that are missing stay.
+        values: `[E, M]`.
+    """
+    found, pieces = places(topology), []
+    for piece, index in zip(found.layout.pieces, found.index, strict=True):
+        x = rows_of(values, index)
+        for place, axis in enumerate(piece.axes):
+            if axis in orders:
+                along = x.movedim(place + 1, 1)
+                x = (orders[axis] @ along.flatten(2)).view(along.shape).movedim(1, place + 1)
+        pieces.append(x)
+    return _written(found, pieces, values)
+
+
+def assigned(scores: Tensor) -> Tensor:
+    """The permutation matrices with the largest sums of scores, `[M, n, n]`."""
+    orders = np.stack([linear_sum_assignment(each, maximize=True)[1] for each in scores.detach().double().numpy()])
+    return torch.nn.functional.one_hot(torch.from_numpy(orders), scores.shape[-1]).to(scores.dtype)
+
+
+def _written(found: Places, pieces: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Pieces as edge values `[E, M]`; what is in no piece stays."""
+    result = values.clone()
     for index, piece in zip(found.index, pieces, strict=True):
         result[index.flatten()] = piece.movedim((0, -1), (-1, 0)).flatten(0, -2)
     return result

@@ -22,12 +22,34 @@ from modelzoo.errors import UserError
 
 
 class FunctionalConfig(ReadoutConfig):
-    """Sizes of a `WeightFunctional`; `layout` and `entries` follow from the architecture."""
+    """Sizes of a `WeightFunctional`; `layout` and `entries` follow from the architecture, `channels` are numbers a weight."""
 
     width: int = Field(16, gt=0)
     layers: int = Field(3, gt=0)
+    channels: int = Field(1, gt=0)
     layout: Layout = Layout()
     entries: int = Field(1, gt=0)
+
+
+class EdgeHead(nn.Module):
+    """Numbers for every weight: equivariant linear maps of the last states, and of the inputs themselves.
+
+    States have one vector a place, narrower than what they read (all rows of a piece): only the second map can turn or negate
+    weights.
+    """
+
+    def __init__(self, layout: Layout, inputs: int, width: int, outputs: int = 1) -> None:
+        super().__init__()
+        whole = layout.space(rows=True)
+        self.states = WeightSpaceLinear(layout.space(rows=False), whole, width, outputs)
+        self.inputs = WeightSpaceLinear(whole, whole, inputs, outputs)
+        for weight in self.inputs.parameters():
+            nn.init.zeros_(weight)  # it mixes everything with everything: noise at first
+
+    def forward(self, x: Mapping[str, Tensor], h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs `[M, *shape, rows, inputs]` and states `[M, *shape, width]` to `[M, *shape, rows, outputs]`."""
+        linear, deep = self.inputs(x), self.states(h)
+        return {name: linear[name] + deep[name] for name in linear}
 
 
 class WeightFunctional(MetanetModule):
@@ -51,7 +73,7 @@ class WeightFunctional(MetanetModule):
             self.register_buffer(f"mean_{k}", torch.zeros(piece.rows))
             self.register_buffer(f"deviation_{k}", torch.ones(piece.rows))
         whole, hidden = layout.space(rows=True), layout.space(rows=False)
-        self.first = WeightSpaceLinear(whole, hidden, self.features, width)
+        self.first = WeightSpaceLinear(whole, hidden, self.features * config.channels, width)
         self.layers = nn.ModuleList(WeightSpaceLinear(hidden, hidden, width, width) for _ in range(config.layers - 1))
         self.norms = nn.ModuleList(
             nn.ModuleList(nn.LayerNorm(width) for _ in layout.pieces) for _ in range(config.layers)
@@ -89,8 +111,8 @@ class WeightFunctional(MetanetModule):
             varies = deviation > 1e-6 * rows.square().mean(0).sqrt().clamp_min(1e-6)
             getattr(self, f"deviation_{k}").copy_(torch.where(varies, deviation, 1))
 
-    def states(self, models: Models) -> dict[str, Tensor]:
-        """Equivariant states `{piece: [M, *shape, width]}`."""
+    def inputs(self, models: Models) -> dict[str, Tensor]:
+        """What the first layer reads, `{piece: [M, *shape, rows, features]}`."""
         if models.values.shape[0] != self.config.entries:
             raise UserError(f"this metanet reads models of {self.config.entries} weights, got {models.values.shape[0]}.", 2)  # fmt: skip
         values = self.values(models).to(self.mean_0.dtype)
@@ -98,6 +120,10 @@ class WeightFunctional(MetanetModule):
         for k in range(len(self.config.layout.pieces)):
             rows = rows_of(values, getattr(self, f"index_{k}"))
             x[str(k)] = self.lift((rows - getattr(self, f"mean_{k}")) / getattr(self, f"deviation_{k}"))
+        return x
+
+    def states(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Equivariant states `{piece: [M, *shape, width]}`."""
         h = self.begin(self.first(x))
         for layer, norms in zip(self.layers, self.norms, strict=False):
             if self.residual:
@@ -110,7 +136,7 @@ class WeightFunctional(MetanetModule):
         return {k: F.relu(v) for k, v in h.items()}
 
     def embed(self, models: Models) -> Prediction:
-        h = self.states(models)
+        h = self.states(self.inputs(models))
         flat = [v.flatten(1, -2) if v.ndim > 2 else v[:, None] for v in h.values()]
         sizes = [(v.square().mean(1) + 1e-12).sqrt() for v in flat]
         pooled = torch.cat([v.mean(1) for v in flat] + sizes, -1)
@@ -119,16 +145,23 @@ class WeightFunctional(MetanetModule):
     def edge_head(self) -> nn.Module:
         if type(self).values is not WeightFunctional.values:
             return super().edge_head()  # refused: it reads products of weights
-        layout = self.config.layout
-        return WeightSpaceLinear(layout.space(rows=False), layout.space(rows=True), self.config.width, 1)
+        return EdgeHead(self.config.layout, self.features, self.config.width)
 
     def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
-        found = head(self.states(models))
+        x = self.inputs(models)
+        found = head(x, self.states(x))
         outputs = self.mean_0.new_zeros(models.values.shape)
         for k, piece in enumerate(self.config.layout.pieces):
             rows = found[str(k)][..., 0].movedim((0, -1), (-1, 0))  # [rows, *shape, M]
             outputs = outputs.index_copy(0, getattr(self, f"index_{k}").flatten(), rows.flatten(0, len(piece.axes)))
         return outputs
+
+    def neuron_head(self, outputs: int) -> nn.Module:
+        """A new equivariant map from states to vectors of neurons, `{axis: [M, size, outputs]}`; inside blocks `[M, parents, size, outputs]`."""
+        hidden = self.config.layout.space(rows=False)
+        nested = self.config.layout.nested
+        neurons = {axis: (nested[axis], axis) if axis in nested else (axis,) for axis in self.config.layout.sizes}
+        return WeightSpaceLinear(hidden, hidden.with_tensors(neurons), self.config.width, outputs)
 
     @classmethod
     def adapt(cls, training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,6 @@ def write(bench: Bench, contender: str, models: int, name: str, seed: int = 0) -
         name, Generated(source.config, made, {}), problem, f"weight task {bench.task.name} on {source.name}",
         bench.task.paper, training, seed, (time.perf_counter() - started) / models,
     )  # fmt: skip
-    population = Zoo.open(bench.zoo).create_population(info)
+    population = Zoo.open(bench.zoo, writable=True).create_population(info)
     population.append(batch, f"sample {models} models of {name}")
     return population

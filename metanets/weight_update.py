@@ -21,6 +21,7 @@ class WeightUpdate(nn.Module):
     Args:
         metanet: a network with outputs of edges.
         training: the training models.
+        factor: f at first.
 
     Shape:
         models to `[E, M]`.
@@ -29,12 +30,12 @@ class WeightUpdate(nn.Module):
         UserError: the metanet has no outputs of edges.
     """
 
-    def __init__(self, metanet: MetanetModule, training: Sequence[Models]) -> None:
+    def __init__(self, metanet: MetanetModule, training: Sequence[Models], factor: float = SMALL) -> None:
         super().__init__()
         self.metanet, self.head = metanet, metanet.edge_head()
         self.statistics = ValueStatistics(len(EDGE_KINDS))
         self.statistics.fit(training)
-        self.factor = nn.Parameter(torch.full_like(self.statistics.size, SMALL))
+        self.factor = nn.Parameter(torch.full_like(self.statistics.size, factor))
 
     def outputs(self, models: Models) -> Tensor:
         """y, `[E, M]`."""

@@ -61,11 +61,14 @@ def register(app: typer.Typer) -> None:
 
         Example: metazoo weight-task dilate demo/zoo digits-inr --metanet graph_metanet,dropout=0 --metanet flat_mlp
         """
+        from metanets.hyper.population import check_free
         from metanets.weight_board import Bench, run, shown
 
         folder = folder_of(zoo, out)
         training = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}  # fmt: skip
         bench = Bench(task, zoo, population, folder, training)
+        if name is not None:
+            check_free(zoo, name)
         rows = run(
             bench, metanet or (), seeds,
             progress=lambda text: errors.print(text, style="dim", highlight=False, markup=False),
