@@ -65,5 +65,5 @@ def case(models: int, few: int, steps: int, batch: int, plain: bool) -> Case:
 
 
 if __name__ == "__main__":
-    sizes = [(2, 2, 2, 8)] if small() else [(64, 4, 30, batch) for batch in (16, 64)]
+    sizes = [(2, 2, 2, 8)] if small() else [(64, 4, 20, batch) for batch in (16, 64)]
     sys.exit(run("populate_lstm", [case(*size, plain) for size in sizes for plain in (True, False)], repeats=3))

@@ -30,6 +30,9 @@ def register(app: typer.Typer) -> None:
         checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
         metric_every: Annotated[int | None, typer.Option(help="Steps between entries of the curves.")] = None,
         block: Annotated[int | None, typer.Option(help="Models in lock-step.")] = None,
+        processes: Annotated[
+            int | None, typer.Option(help="That train, one thread each; default: by family and by how long it takes.")
+        ] = None,
         tiny: Annotated[bool, typer.Option("--tiny", help="Start from the family's smallest config.")] = False,
         set_: Annotated[list[str] | None, typer.Option("--set", help="Config field, key=value; repeatable.")] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -47,7 +50,7 @@ def register(app: typer.Typer) -> None:
             checkpoint_every=checkpoint_every, metric_every=metric_every, block=block, tiny=tiny,
         )  # fmt: skip
         started = time.perf_counter()
-        population = run(zoo, config, name, progress=not json)
+        population = run(zoo, config, name, progress=not json, processes=processes)
         seconds = time.perf_counter() - started
         table, metric = population.table, f"test_{population.task.metric}"
         scores = table.loc[table["status"] == "ok", metric]

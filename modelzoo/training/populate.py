@@ -19,7 +19,8 @@ from modelzoo.store import Population, PopulationInfo, Zoo, manifest
 from modelzoo.store.records import check_name
 from modelzoo.training.choices import block_size
 from modelzoo.training.config import Plan, PopulationConfig
-from modelzoo.training.lockstep import schedule, train_population
+from modelzoo.training.lockstep import schedule
+from modelzoo.training.processes import trained
 
 RESUMABLE = ("models", "block")  # fields that may change between the first call and a later one
 
@@ -46,8 +47,8 @@ def describe(plan: Plan, name: str) -> PopulationInfo:
 
 
 def populate(
-    zoo_path: str | Path, config: PopulationConfig, name: str | None = None, progress: bool = True
-) -> Population:
+    zoo_path: str | Path, config: PopulationConfig, name: str | None = None, progress: bool = True, processes: int | None = None
+) -> Population:  # fmt: skip
     """Create a population, or go on with one that was interrupted.
 
     Args:
@@ -55,11 +56,14 @@ def populate(
         config: what to train.
         name: of the population, default `<family>-<task>`.
         progress: draw progress bars when standard output is a terminal.
+        processes: that train, see `processes.trained`; this one alone writes.
 
     Raises:
-        UserError: the config cannot run, the population was made with another one, or training was interrupted (what
+        UserError: the config cannot run, the population was made with another one, or training failed or was interrupted (what
             was committed stays, the message says how to go on).
     """
+    if processes is not None and processes < 1:
+        raise UserError(f"processes must be at least 1, got {processes}.", 2)
     plan = Plan.of(config)
     wanted = describe(plan, check_name(name or f"{config.family}-{plan.task.name}".replace("_", "-")))
     zoo = Zoo.open_or_create(zoo_path)
@@ -82,10 +86,12 @@ def populate(
         console.print(
             "there is no C++ compiler: perceptrons, convolutions and LSTMs train several times slower; install g++"
         )
-    return _run(plan, population, todo, len(done), progress)
+    return _run(plan, population, todo, len(done), progress, processes)
 
 
-def _run(plan: Plan, population: Population, todo: list[list[int]], done: int, progress: bool) -> Population:
+def _run(
+    plan: Plan, population: Population, todo: list[list[int]], done: int, progress: bool, processes: int | None
+) -> Population:
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[loss]}"), TimeRemainingColumn(), console=console,
@@ -101,14 +107,10 @@ def _run(plan: Plan, population: Population, todo: list[list[int]], done: int, p
     with bar:
         line = bar.add_task(population.name, total=max(plan.source.models, done), completed=done, speed="", loss="")
         try:
-            for ids in todo:
-                batch = train_population(
-                    plan.family, plan.config, plan.task, plan.hyperparameters(ids), plan.recipe,
-                    plan.source.checkpoint_every, plan.source.metric_every, show,
-                )  # fmt: skip
+            for batch in trained(plan, todo, processes, show):
                 with _uninterrupted():
                     population.append(batch)
-                done += len(ids)
+                done += len(batch)
                 bar.update(line, completed=done)
         except KeyboardInterrupt:
             population.refresh()

@@ -111,12 +111,12 @@ def examples(dtype: torch.dtype, seed: int) -> list[tuple[Any, ...]]:
 
     decay = torch.tensor([0.5, 0.0, 1.0], dtype=dtype)
     return [
-        case([2, 5, 3, 1], 19, False, 3, "sin", 3.0),
-        case([3, 17, 2], 21, True, 4, "relu", 1.0, 2, batches(3, 4, 8, 21)),
+        case([2, 5, 3, 1], 19, False, 2, "sin", 3.0),
+        case([3, 17, 2], 21, True, 2, "relu", 1.0, 2, batches(3, 2, 8, 21)),
         case([1, 4, 4, 4, 1], 5, False, 2, "tanh"),
         case([2, 6, 1], 7, False, 2, "gelu", 1.0, 0, batches(3, 2, 3, 7), decay),
         classifiers([3, 2], 4, 1, 2, "relu", 1.0, 0, None, decay),
-        classifiers([5, 9, 17], 20, 3, 3, "tanh", 1.0, 5, batches(3, 3, 6, 20)),
+        classifiers([5, 9, 17], 20, 3, 2, "tanh", 1.0, 5, batches(3, 2, 6, 20)),
     ]
 
 

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused() -> None:
     given = examples(torch.float32, 0)[0][:8]
     with pytest.raises(ValueError, match="must be one of relu, tanh, sin, gelu, got 'swish'"):
         mlp_population_train(*given, activation="swish")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"rows of mlp_population_train must be \[3, 3, batch\], got \[3, 1, 9\]"):
+    with pytest.raises(ValueError, match=r"rows of mlp_population_train must be \[3, 2, batch\], got \[3, 1, 9\]"):
         mlp_population_train(*given, rows=torch.zeros(3, 1, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"inputs \[1, 19, 2\] and targets \[3, 18, 1\] do not fit 3 models"):
         mlp_population_train(*given[:5], given[5][:, 1:], *given[6:])

@@ -115,7 +115,7 @@ def test_an_interrupted_population_goes_on_where_it_was(tmp_path: Path) -> None:
     """Ctrl-C, then kill -9, each in the middle of a real run; the end is the zoo that was never interrupted."""
     path = tmp_path / "zoo"
     command = [sys.executable, "-m", "modelzoo.cli", "populate", str(path), "mlp", "--models", "16", "--block", "2",
-               "--name", "mine", "--steps", "150", "--tiny"]  # fmt: skip
+               "--name", "mine", "--steps", "150", "--gradient-clip", "1", "--tiny"]  # fmt: skip
     stored = 0
     for stop in (signal.SIGINT, signal.SIGKILL):
         child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -139,7 +139,7 @@ def test_an_interrupted_population_goes_on_where_it_was(tmp_path: Path) -> None:
             assert child.returncode == 130, message
             assert f"stopped with {stored} of 16 models of 'mine' stored; run the same command to go on" in message.replace("\n", " ")  # fmt: skip
             assert "Traceback" not in message
-    config = PopulationConfig.read(family="mlp", models=16, block=2, steps=150, tiny=True)
+    config = PopulationConfig.read(family="mlp", models=16, block=2, steps=150, gradient_clip=1.0, tiny=True)
     resumed = populate(path, config, "mine", progress=False)
     assert resumed.table.index.tolist() == list(range(16))
     assert same(resumed, populate(tmp_path / "straight", config, "mine", progress=False))

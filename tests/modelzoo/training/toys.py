@@ -72,7 +72,7 @@ def register_toys(patch: pytest.MonkeyPatch) -> None:
         load=blobs, baseline_score=majority_accuracy,
     )  # fmt: skip
     common: dict[str, Any] = {
-        **mlp, "config": ToyConfig, "task": "blobs", "adapt": lambda task: {}, "variants": {"wide": {"width": 9}},
+        **mlp, "config": ToyConfig, "task": "blobs", "adapt": lambda task: {}, "variants": {"wide": {"width": 9}}, "perceptron": None,
         "tiny": {"width": 2}, "accepts": frozenset({"vector"}), "predicts": frozenset({"classes"}),
         "recipe": Recipe(steps=20, batch_size=16, learning_rate=1e-2),
     }  # fmt: skip
