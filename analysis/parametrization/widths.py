@@ -2,7 +2,8 @@
 
 With a narrower or wider sibling of the module (its *base*) they are the dimensions whose sizes differ. Without one they
 are read off the neuron labels of the traced program: a dimension whose indices some permutation moves is one of
-hidden neurons. Which of them a tensor sums over follows from the operator that reads it.
+hidden neurons; a base is needed where positions tell hidden neurons apart, as in a single rotary key head. Which of them a
+tensor sums over follows from the operator that reads it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,8 @@ class TensorWidth:
     Args:
         names: of the tensor, several if it is tied.
         shape: its sizes.
-        role: `input`, `hidden`, `output` or `finite`.
+        role: `input`, `hidden`, `output` or `finite`, by what grows alone: `output` sums over something that grows and
+            produces something that does not, as keys and values do that a growing number of query heads share.
         width: dimensions that grow.
         n: width relative to base: of what it sums over (hidden, output) or of what it produces (input).
         scale: root mean square of the entries at base width; None to leave them as they are.

@@ -16,6 +16,7 @@ from analysis.parametrization.widening import widening
 from analysis.parametrization.widths import base_tensors, root_mean_square, widths_of
 from graphs.program import Program, trace
 from modelzoo.errors import UserError
+from modelzoo.families.attention.causal_lm import CausalLM, CausalLMConfig
 from modelzoo.family import family
 from modelzoo.task import task
 
@@ -78,6 +79,20 @@ def test_the_widths_of_a_family_are_found() -> None:
 def test_the_widths_of_families_are_found(name: str, fields: set[str]) -> None:
     """Heads are multiplied so that their size stays."""
     assert set(widening(name).widths) == fields
+
+
+def test_keys_and_values_of_one_head_that_more_queries_share_are_output_tensors() -> None:
+    """They sum over all of the stream and produce as many features at every width; grouped ones grow with their groups."""
+
+    def model(width: int, heads: int, groups: int) -> nn.Module:
+        sizes = {"vocabulary": 7, "length": 4, "hidden": 8, "layers": 1}
+        return CausalLM(CausalLMConfig(width=width, heads=heads, key_value_heads=groups, **sizes))
+
+    tokens = torch.randint(0, 7, (2, 4))
+    for groups, expected in (((1, 1), "output"), ((2, 4), "hidden")):
+        found = roles(model(16, 4, groups[1]), tokens, base=model(8, 2, groups[0]))
+        own = {name.split(".")[-2]: role for name, role in found.items() if "attention." in name}
+        assert own == {"query": "hidden", "key": expected, "value": expected, "output": "hidden"}
 
 
 class ConvolutionOutput(nn.Module):
