@@ -231,7 +231,8 @@ class _Balance:
             image = torch.autograd.grad(slope, at, probe, retain_graph=True)[0]
             diagonal = torch.where(asked, image.abs(), 0.0).numpy()
         ridge = RIDGE * float((nearly.diagonal() + diagonal).max())
-        solve = splu(csc_array(nearly + diags_array(diagonal + ridge))).solve
+        whole = csc_array(nearly + diags_array(diagonal + ridge))
+        solve = splu(whole, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}).solve
         wide, middle = self.scaled.coupling()
         if not len(middle):
             return lambda residual: torch.from_numpy(solve(residual.numpy()))

@@ -14,8 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import analysis
-from analysis.symmetry.descent import Descent, Plan, assignment
+from analysis.symmetry.descent import Descent, assignment
 from analysis.symmetry.occurrences import matrices_of
+from analysis.symmetry.plan import Plan
 from analysis.symmetry.weight_matching import SWEEPS, Alignment, Matching, PairOptions, pair, state
 from graphs.elements import GroupElement
 from graphs.factors import Factor, PermutationFactor

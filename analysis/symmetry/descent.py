@@ -16,98 +16,26 @@ quadratic: it is linearised, improved by the Frank–Wolfe method, and a step is
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from analysis.symmetry.occurrences import Blocks, Places, matrices_of, parameters_of
-from analysis.symmetry.owned import Indices, owned
+from analysis.symmetry.occurrences import matrices_of
+from analysis.symmetry.owned import Indices
+from analysis.symmetry.plan import Own, Plan, bits_at
 from graphs.factors import Factor, PermutationFactor, Tensors
-from graphs.group import SymmetryGroup
 from graphs.scalings.commutation import SwapFactor
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor, Mixed
 from graphs.scalings.periods import PeriodFactor
 from graphs.scalings.rotations import RotationFactor
 
-KINDS = 3  # signs and swaps of a block that are tried in all combinations with its assignment
 PAIRED = 32  # blocks up to which the insides of all pairs are matched
 STEPS = 20  # of Frank–Wolfe
 INNER_SWEEPS = 10  # over what a pair of blocks holds
 GAIN = 1e-12  # of the squared norm; less is rounding
-
-
-class Own(NamedTuple):
-    """Generators that blocks own: the factor, and their numbers `[copies, m, kinds]`."""
-
-    factor: Factor
-    numbers: Indices
-
-
-class Plan:
-    """What a group offers to a descent: made once, used for every pair of models.
-
-    Args:
-        group: the group.
-        places: labels and shapes of the tensors that are compared; None for the parameters.
-    """
-
-    def __init__(self, group: SymmetryGroup, places: Places | None = None) -> None:
-        self.group = group
-        places = parameters_of(group) if places is None else places
-        self.parameters = tuple(places)
-        self.blocks = {f.name: Blocks(group, f, places) for f in group.factors if isinstance(f, PermutationFactor)}
-        self.owns: dict[str, list[Own]] = {}
-        for name, blocks in self.blocks.items():
-            found = [(f, owned(blocks, f)) for f in group.factors if f is not blocks.factor]
-            self.owns[name] = [Own(f, numbers) for f, numbers in found if numbers is not None]
-        inner = {own.factor.name for own in itertools.chain(*self.owns.values()) if _is_inner(own.factor)}
-        self.moving = [f for f in group.factors if self.moves(f)]
-        self.outer = [f for f in self.moving if f.name not in inner]  # what is inside comes with its blocks
-        self.seen_by = {f.name: self._seen_by(f) for f in self.moving}
-        self.solved_at_once = {
-            name for name, b in self.blocks.items() if b.exact and b.complete and not self.owns[name]
-        }
-
-    def _seen_by(self, factor: Factor) -> list[str]:
-        """The compared tensors that a factor and what its blocks own act on."""
-        factors = [factor, *(own.factor for own in self.owns.get(factor.name, ()))]
-        names = {slot.tensor for f in factors for slot in f.slots}
-        return [name for name in self.parameters if name in names]
-
-    def moves(self, factor: Factor) -> bool:
-        """Whether a descent moves this factor: what is compact or discrete, and GL along its rotations."""
-        if isinstance(factor, DiagonalFactor):
-            return factor.question != "positive"
-        return isinstance(factor, PermutationFactor | LinearFactor | RotationFactor | SwapFactor | PeriodFactor)
-
-    def inside(self, name: str) -> list[Own]:
-        """What must be matched inside a pair of blocks before the blocks can be compared."""
-        return [own for own in self.owns[name] if _is_inner(own.factor)]
-
-    def kinds(self, name: str) -> list[tuple[Factor, Indices]]:
-        """Signs and swaps of single blocks, one entry a kind, `[copies, m]`; at most `KINDS` of them."""
-        found: list[tuple[Factor, Indices]] = [
-            (own.factor, own.numbers[..., k])
-            for own in self.owns[name]
-            if isinstance(own.factor, SwapFactor) or (isinstance(own.factor, DiagonalFactor) and own.factor.question == "sign")
-            for k in range(own.numbers.shape[-1])
-        ]  # fmt: skip
-        return found[:KINDS]
-
-    def phase(self, name: str) -> tuple[Factor, Indices] | None:
-        """The phases of single blocks, where they are of one kind."""
-        for own in self.owns[name]:
-            if isinstance(own.factor, DiagonalFactor) and own.factor.question == "phase" and own.numbers.shape[-1] == 1:
-                return own.factor, own.numbers[..., 0]
-        return None
-
-
-def _is_inner(factor: Factor) -> bool:
-    return isinstance(factor, PermutationFactor | LinearFactor | RotationFactor)
 
 
 class Descent:
@@ -127,12 +55,17 @@ class Descent:
         self.softened: set[str] = set()
         self.settled: dict[str, dict[str, Tensor]] = {}  # what a factor saw when it had nothing left to do
         self.known: float | None = None  # the squared distance, while B stands where it was measured
+        self.measured: dict[str, tuple[Tensor, float]] = {}  # of every tensor, where it was last measured
         self.scale = sum(float(tensor.abs().square().sum()) for tensor in self.reference.values()) or 1.0
 
     def squared_distance(self) -> float:
         """‖A − B‖² over the parameters, for B as it stands."""
         if self.known is None:
-            self.known = squared_distance(self.reference, self.tensors)
+            for name, tensor in self.reference.items():
+                now = self.tensors[name]
+                if name not in self.measured or self.measured[name][0] is not now:
+                    self.measured[name] = (now, float((tensor - now).abs().square().sum()))
+            self.known = sum(value for _, value in self.measured.values())
         return self.known
 
     def apply(self, factor: Factor, parameters: Tensor) -> None:
@@ -233,72 +166,58 @@ class Descent:
             self.go_back(tensors, [*self.word[:length], *word], best)
 
     def assign_once(self, factor: PermutationFactor) -> None:
-        """One linear assignment of blocks from their overlaps as they stand."""
-        blocks, kinds, phase = self.plan.blocks[factor.name], self.plan.kinds(factor.name), self.plan.phase(factor.name)
-        patterns = list(itertools.product((0, 1), repeat=len(kinds)))
+        """One linear assignment of blocks, with what they own, from their overlaps as they stand."""
+        name = factor.name
+        (swaps, signs), phase = self.plan.swaps_and_signs(name), self.plan.phase(name)
+        choices: list[tuple[int, ...]] = []
         overlaps, angles = [], []
-        for pattern in patterns:
-            turned = self.patterned(kinds, pattern)
-            overlap, angle = self.phased(blocks, phase, turned)
-            overlaps.append(overlap)
-            angles.append(angle)
-        if not kinds and phase is None:
-            self.place(factor, overlaps[0])
+        for swapped in itertools.product((0, 1), repeat=len(swaps)):
+            turned = self.patterned(swaps, swapped)
+            found = [self.by_parity(name, tensors) for tensors in _phases(phase, turned)]
+            for bits in itertools.product((0, 1), repeat=len(signs)):
+                overlap, angle = best_phase([signed(tables, bits) for tables in found])
+                choices.append((*swapped, *bits))
+                overlaps.append(overlap)
+                angles.append(angle)
+            if not any(swapped):
+                now = signed(found[0], (0,) * len(signs))
+        best, choice = (overlaps[0], None) if len(overlaps) == 1 else torch.stack(overlaps).max(0)  # [copies, m, m]
+        order, before = assignment(best), self.squared_distance()
+        gain = 2 * float((best.gather(-1, order[..., None])[..., 0] - now.diagonal(dim1=-2, dim2=-1)).sum())
+        tight = name in self.plan.tight
+        if tight and gain <= GAIN * self.scale:
             return
-        overlap, choice = torch.stack(overlaps).max(0)  # [copies, m, m]
-        order = assignment(overlap)
         self.apply(factor, order.argsort(-1))
-        copies = torch.arange(blocks.copies)[:, None].expand(order.shape)
-        places = torch.arange(blocks.count).expand(order.shape)
-        chosen = torch.tensor(patterns)[choice[copies, places, order]]  # [copies, m, kinds]
-        for k, (other, numbers) in enumerate(kinds):
-            bits = other.identity()
-            bits[torch.from_numpy(numbers)] = chosen[..., k].to(bits.dtype)
-            if bits.any():
-                self.apply(other, bits)
+        picked = (torch.arange(len(order))[:, None], torch.arange(order.shape[1]), order)
+        if choice is not None:
+            chosen = torch.tensor(choices)[choice[picked]]  # [copies, m, kinds]
+            for k, (other, numbers) in enumerate((*swaps, *signs)):
+                self.apply(other, bits_at(other, numbers, chosen[..., k]))
         if phase is not None:
-            turn = phase[0].identity()
-            turn[torch.from_numpy(phase[1])] = torch.stack(angles)[choice[copies, places, order], copies, places, order]
-            self.apply(phase[0], turn)
+            turns = torch.stack(angles)[0 if choice is None else choice[picked], *picked]
+            self.apply(phase[0], bits_at(*phase, turns))
+        if tight:
+            self.known = before - gain
 
-    def place(self, factor: PermutationFactor, overlap: Tensor) -> None:
-        """Assign blocks that own nothing; an exact overlap `[copies, m, m]` tells the new distance as well."""
-        order, blocks = assignment(overlap), self.plan.blocks[factor.name]
-        if not (blocks.exact and blocks.complete):
-            self.apply(factor, order.argsort(-1))
-            return
-        known = self.squared_distance()
-        gain = 2 * float((overlap.gather(-1, order[..., None])[..., 0] - overlap.diagonal(dim1=-2, dim2=-1)).sum())
-        if gain > GAIN * self.scale:
-            self.apply(factor, order.argsort(-1))
-            self.known = known - gain
+    def by_parity(self, name: str, tensors: Tensors) -> dict[int, Tensor]:
+        """K[c, i, j] = Σ ⟨A_i, B_j⟩ over the entries that the same kinds of signs turn, `[copies, m, m]` each."""
+        blocks, found = self.plan.blocks[name], {}
+        for occurrence, code, where in self.plan.parities[name]:
+            tensor = tensors[occurrence.tensor]
+            if code not in found:
+                found[code] = torch.zeros(blocks.copies, blocks.count, blocks.count, dtype=torch.float64)
+            occurrence.add_overlap(
+                found[code], self.reference[occurrence.tensor], tensor if where is None else tensor * where
+            )
+        return found
 
-    def patterned(self, kinds: list[tuple[Factor, Indices]], pattern: tuple[int, ...]) -> dict[str, Tensor]:
-        """B with the same kinds of signs and swaps turned in every block."""
+    def patterned(self, kinds: list[tuple[Factor, Indices]], pattern: tuple[int, ...]) -> Tensors:
+        """B with the same kinds of swaps made in every block."""
         turned = self.tensors
         for (factor, numbers), bit in zip(kinds, pattern, strict=True):
             if bit:
-                bits = factor.identity()
-                bits[torch.from_numpy(numbers)] = 1
-                turned = {**turned, **factor.apply(bits, turned)}
+                turned = {**turned, **factor.apply(bits_at(factor, numbers), turned)}
         return turned
-
-    def phased(
-        self, blocks: Blocks, phase: tuple[Factor, Indices] | None, tensors: Tensors
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Overlaps at the best phase of every pair, and that phase: c + a cos φ + b sin φ through three angles."""
-        overlap = blocks.overlap(self.reference, tensors)
-        if phase is None:
-            return overlap, torch.zeros_like(overlap)
-        factor, numbers = phase
-        others = []
-        for angle in (np.pi, np.pi / 2):
-            turn = factor.identity()
-            turn[torch.from_numpy(numbers)] = angle
-            others.append(blocks.overlap(self.reference, {**tensors, **factor.apply(turn, tensors)}))
-        constant, cosine = (overlap + others[0]) / 2, (overlap - others[0]) / 2
-        sine = others[1] - constant
-        return constant + torch.hypot(cosine, sine), torch.atan2(sine, cosine)
 
     def assign_with_insides(self, factor: PermutationFactor) -> None:
         """Match the insides of all pairs of blocks, then assign the blocks by what that gave."""
@@ -376,17 +295,46 @@ class Descent:
         for term in factor.exponents:
             if term.tensor not in self.reference or term.additive:
                 continue
-            product = (self.reference[term.tensor] * self.tensors[term.tensor].conj()).to(torch.complex128)
+            sign = factor.question == "sign"
+            product = self.reference[term.tensor] * self.tensors[term.tensor].conj()
             gone = [d for d, size in enumerate(term.shape) if size == 1]
+            product = product.real if sign else product
             reduced = (product.sum(gone, keepdim=True) if gone else product).flatten()
             index, coefficient = torch.from_numpy(term.index), torch.from_numpy(term.coefficient)
-            if factor.question == "sign":
-                weight = coefficient.remainder(2)
-                amount.index_add_(0, index.flatten(), (reduced.real[:, None] * weight).flatten().to(torch.complex128))
-            else:
-                part = torch.where(coefficient > 0, reduced[:, None], reduced[:, None].conj())
-                amount.index_add_(0, index.flatten(), torch.where(coefficient.abs() == 1, part, 0).flatten())
+            part = reduced[:, None] * coefficient.remainder(2)
+            if not sign:
+                turned = torch.where(coefficient > 0, reduced[:, None], reduced[:, None].conj())
+                part = torch.where(coefficient.abs() == 1, turned, 0)
+            amount.index_add_(0, index.flatten(), part.flatten().to(torch.complex128))
         return (amount.real < 0).long() if factor.question == "sign" else torch.angle(amount)
+
+
+def signed(tables: Mapping[int, Tensor], bits: Sequence[int]) -> Tensor:
+    """The overlap once kinds of signs are turned: the tables by parity, those turned an odd number of times negative."""
+    total: Tensor | None = None
+    for code, table in tables.items():
+        odd = sum(bit & code >> k for k, bit in enumerate(bits)) % 2
+        part = -table if odd else table
+        total = part if total is None else total + part
+    return torch.zeros(0, 0, 0) if total is None else total
+
+
+def _phases(phase: tuple[Factor, Indices] | None, tensors: Tensors) -> list[Tensors]:
+    """B, and with the phases of all blocks turned by π and by π/2, which tells its overlap at every angle."""
+    if phase is None:
+        return [tensors]
+    factor, numbers = phase
+    turned = (factor.apply(bits_at(factor, numbers, angle), tensors) for angle in (np.pi, np.pi / 2))
+    return [tensors, *({**tensors, **part} for part in turned)]
+
+
+def best_phase(overlaps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Overlaps at the best phase of every pair, and that phase: c + a cos φ + b sin φ through the angles of `_phases`."""
+    if len(overlaps) == 1:
+        return overlaps[0], overlaps[0].new_zeros(1).expand_as(overlaps[0])
+    constant, cosine = (overlaps[0] + overlaps[1]) / 2, (overlaps[0] - overlaps[1]) / 2
+    sine = overlaps[2] - constant
+    return constant + torch.hypot(cosine, sine), torch.atan2(sine, cosine)
 
 
 def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:

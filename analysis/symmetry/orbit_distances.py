@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from analysis.analysis import analysis
-from analysis.symmetry.descent import Plan
+from analysis.symmetry.plan import Plan
 from analysis.symmetry.universe import UniverseOptions, several
 from analysis.symmetry.weight_matching import Matching, state
 from analysis.theme import SEQUENTIAL, figure

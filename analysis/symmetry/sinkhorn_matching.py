@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import analysis
-from analysis.symmetry.descent import Plan, assignment
+from analysis.symmetry.descent import assignment
+from analysis.symmetry.plan import Plan
 from analysis.symmetry.weight_matching import Alignment, Matching, PairOptions, pair, state
 from graphs.elements import GroupElement
 from graphs.factors import PermutationFactor

@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import Options, analysis
-from analysis.symmetry.descent import Descent, Plan, assignment, best_step, inner
+from analysis.symmetry.descent import Descent, assignment, best_step, inner
 from analysis.symmetry.merging import average
 from analysis.symmetry.occurrences import matrices_of
+from analysis.symmetry.plan import Plan
 from analysis.symmetry.weight_matching import SWEEPS, settled, state, widened
 from analysis.theme import CATEGORICAL, figure
 from graphs.elements import GroupElement
@@ -127,10 +128,7 @@ def match_population(
         level = now
     elements = []
     for form, word in zip(forms, words, strict=True):
-        element = group.identity()
-        for factor, parameters in (*form.element.word, *word):
-            element = GroupElement(group, ((factor, parameters),)) @ element
-        elements.append(element)
+        elements.append(GroupElement(group, (*form.path.word, *word)).in_order())
     typed = tuple(
         {name: tensor.to(model[name].dtype) for name, tensor in found.items()}
         for found, model in zip(moved, models, strict=True)

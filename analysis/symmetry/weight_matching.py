@@ -6,20 +6,24 @@ coordinate descent over what is left, which is compact; the result is carried ba
 Merging weights commutes with that last step, because every element acts affinely on the weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import Options, analysis
-from analysis.symmetry.descent import Descent, Plan, squared_distance
+from analysis.symmetry.descent import Descent, squared_distance
+from analysis.symmetry.plan import Plan
 from analysis.theme import CATEGORICAL, figure
 from graphs.canonical import CanonicalForm, balanced, canonicalize
 from graphs.elements import GroupElement
+from graphs.factors import Factor
 from graphs.group import SymmetryGroup
 from graphs.interpreter import widen
 from graphs.scalings.periods import PeriodFactor
@@ -28,6 +32,10 @@ from modelzoo.errors import UserError
 from modelzoo.store import Population
 
 SWEEPS = 100
+MET = 1e-7  # of the norm: models this near share an orbit, and no other start brings them nearer
+NEAR = 1e-3  # of a squared norm: by how much those of (nearly) equal models may differ
+
+Word = tuple[tuple[Factor, Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Alignment:
 
     Args:
         tensors: the aligned model: the same function as before, parameters and buffers by name, in their own types.
-        element: takes the model to the aligned one.
+        path: takes the model to the aligned one.
         before: `[tensor]` distances to the reference by parameter, both models balanced.
         after: the same once aligned.
         norms: `[tensor]` norms of the balanced reference.
@@ -46,13 +54,18 @@ class Alignment:
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
-    element: GroupElement = field(repr=False)
+    path: GroupElement = field(repr=False)
     before: np.ndarray
     after: np.ndarray
     norms: np.ndarray
     names: tuple[str, ...]
     sweeps: int
     start: str
+
+    @cached_property
+    def element(self) -> GroupElement:
+        """The same as `path`, with its word in the order of the group's factors."""
+        return self.path.in_order()
 
     @property
     def distance(self) -> float:
@@ -84,7 +97,8 @@ class Matching:
         group: their symmetry group.
         reference: parameters and state buffers of the model that stays, by name.
         plan: of the group, if one is there already.
-        canonical_start: also start from the orders that canonical forms give, which is exact for models of one orbit.
+        canonical_start: also start from the orders that canonical forms give, which is exact for models of one orbit;
+            tried where the norms allow that they share one, and the given order did not bring them together.
     """
 
     def __init__(
@@ -93,7 +107,12 @@ class Matching:
     ) -> None:  # fmt: skip
         self.group, self.plan = group, plan or Plan(group)
         self.given = settled(group, widened(reference))
-        self.form = canonicalize(group, self.given.tensors) if canonical_start else None
+        self.canonical_start = canonical_start
+
+    @cached_property
+    def form(self) -> CanonicalForm:
+        """The canonical form of the reference."""
+        return canonicalize(self.group, self.given.tensors)
 
     def align(
         self, tensors: Mapping[str, Tensor], seed: int = 0, sweeps: int = SWEEPS,
@@ -111,22 +130,25 @@ class Matching:
         """
         own = self.settled(tensors)
         reference = {name: self.given.tensors[name] for name in self.plan.parameters}
+        size = squared_distance(reference, dict.fromkeys(reference, torch.zeros(())))
         found: list[tuple[float, Descent, int, str]] = []
-        given = [("the given order", ())] if given_start else []
-        for name, steps in [*given, *self._canonical(own), *((name, element.word) for name, element in starts)]:
+        given: list[tuple[str, Callable[[], Word]]] = [("the given order", tuple)] if given_start else []
+        others = [(name, lambda element=element: element.word) for name, element in starts]
+        canonical = [("canonical forms", lambda: self._canonical(own))] if self._may_share_an_orbit(own) else []
+        for name, word in (*given, *others, *canonical):
+            if found and min(found, key=_by_distance)[0] <= MET**2 * size:
+                break
             descent = Descent(self.plan, self.given.tensors, own.tensors)
-            for factor, parameters in steps:
+            for factor, parameters in word():
                 descent.apply(factor, parameters)
             done = descent.run(sweeps, np.random.default_rng(seed), held)
             found.append((descent.squared_distance(), descent, done, name))
-        _, best, done, start = min(found, key=lambda entry: entry[0])
-        back = self.given.element.inverse()
+        _, best, done, start = min(found, key=_by_distance)
+        back = self.given.path.backwards()
         moved = back.apply(best.tensors)
-        element = self.group.identity()
-        for factor, parameters in (*own.element.word, *best.word, *back.word):
-            element = GroupElement(self.group, ((factor, parameters),)) @ element
         return Alignment(
-            {name: moved[name].to(tensor.dtype) for name, tensor in tensors.items()}, element,
+            {name: moved[name].to(tensor.dtype) for name, tensor in tensors.items()},
+            GroupElement(self.group, (*own.path.word, *best.word, *back.word)),
             _distances(reference, own.tensors), _distances(reference, best.tensors),
             np.array([float(tensor.norm()) for tensor in reference.values()]), self.plan.parameters, done, start,
         )  # fmt: skip
@@ -135,12 +157,24 @@ class Matching:
         """The form of a model in which it is compared."""
         return settled(self.group, widened(tensors))
 
-    def _canonical(self, own: CanonicalForm) -> list[tuple[str, tuple]]:
+    def _may_share_an_orbit(self, own: CanonicalForm) -> bool:
+        """Whether a start from canonical forms can be exact: on one orbit all tensors of settled models have one norm."""
+        if not self.canonical_start or own.left or self.given.left:
+            return self.canonical_start
+        ours, theirs = (
+            np.array([sum(float(form.tensors[n].abs().square().sum()) for n in names) for names in self.plan.together])
+            for form in (own, self.given)
+        )
+        return bool((abs(ours - theirs) <= NEAR * theirs + NEAR**2 * theirs.sum()).all())
+
+    def _canonical(self, own: CanonicalForm) -> Word:
         """The start that lays canonical form on canonical form."""
-        if self.form is None:
-            return []
         form = canonicalize(self.group, own.tensors)
-        return [("canonical forms", (*form.element.word, *self.form.element.inverse().word))]
+        return (*form.path.word, *self.form.path.backwards().word)
+
+
+def _by_distance(entry: tuple[float, Descent, int, str]) -> float:
+    return entry[0]
 
 
 def _distances(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> np.ndarray:
@@ -150,13 +184,13 @@ def _distances(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> np.nd
 def settled(group: SymmetryGroup, tensors: Mapping[str, Tensor]) -> CanonicalForm:
     """The balanced form, with the biases of sines within half a period around zero."""
     form = balanced(group, tensors)
-    moved, element = form.tensors, form.element
+    moved, path = form.tensors, form.path
     for factor in group.factors:
         if isinstance(factor, PeriodFactor):
             own = factor.nearest(moved[factor.leaf.tensor])
             moved = {**moved, **factor.apply(own, moved)}
-            element = GroupElement(group, ((factor, own),)) @ element
-    return CanonicalForm(moved, element, form.ties, form.left)
+            path = GroupElement(group, (*path.word, (factor, own)))
+    return CanonicalForm(moved, path, form.ties, form.left)
 
 
 def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,7 +210,7 @@ def match_weights(
         tensors: those of the model that moves.
         seed: of the order in which factors take their turns.
         sweeps: of the coordinate descent, at most.
-        canonical_start: start from canonical forms too; costs a canonical form of both.
+        canonical_start: start from canonical forms too where that can be exact; costs a canonical form of both.
 
     Returns:
         The aligned model. Its function is that of `tensors`; its weights are the nearest to the reference that were

@@ -18,9 +18,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from analysis.symmetry.activation_matching import match_activations
-from analysis.symmetry.descent import Plan, assignment
+from analysis.symmetry.descent import assignment
 from analysis.symmetry.occurrences import matrices_of
 from analysis.symmetry.orbit_distances import distances
+from analysis.symmetry.plan import Plan
 from analysis.symmetry.sinkhorn_matching import match_by_sinkhorn, sinkhorn
 from analysis.symmetry.universe import match_population
 from analysis.symmetry.weight_matching import match_weights
