@@ -173,24 +173,23 @@ def _checked(found: Structure, seed: int) -> Structure:
 
 def _edges(algebra: Algebra) -> Array:
     """All relations as `[3, edges]`, without repeats and without those between pinned labels."""
-    firsts, seconds, tags = [], [], []
+    tables = [np.empty((3, 0), np.int32)]
+
+    def add(first: Array, second: Array, tag: int) -> None:
+        loose = ~(algebra.pinned(first) & algebra.pinned(second))
+        table = np.full((3, int(loose.sum())), tag, np.int32)  # half the memory: there are many
+        table[0], table[1] = first[loose], second[loose]
+        tables.append(table)
+
     for first, second, tag in algebra.same:
-        firsts.append(first.ravel())
-        seconds.append(second.ravel())
-        tags.append(np.full(first.size, tag))
+        add(first.ravel(), second.ravel(), tag)
     tag = algebra.tag()
-    for table in algebra.decompositions.values():
-        for column in range(table.parts.shape[1]):
-            chosen = table.parts[:, column] >= 0
-            firsts.append(table.wholes[chosen])
-            seconds.append(table.parts[chosen, column])
-            tags.append(np.full(int(chosen.sum()), tag))
+    for parted in algebra.decompositions.values():
+        for column in range(parted.parts.shape[1]):
+            chosen = parted.parts[:, column] >= 0
+            add(parted.wholes[chosen], parted.parts[chosen, column], tag)
             tag = algebra.tag()
-    if not firsts:
-        return np.empty((3, 0), np.int64)
-    edges = np.stack([np.concatenate(firsts), np.concatenate(seconds), np.concatenate(tags)])
-    fixed = algebra.pinned(edges[0]) & algebra.pinned(edges[1])
-    return unique_columns(edges[:, ~fixed])
+    return unique_columns(np.concatenate(tables, axis=1))
 
 
 def _initial(algebra: Algebra) -> Hashes:
@@ -225,7 +224,7 @@ class _Reader:
 
     def __init__(self, colour: Hashes, edges: Array) -> None:
         self.colour = colour
-        self.cell = ranks(colour)
+        self.cell = ranks(colour).astype(np.int32)
         self.size = np.bincount(self.cell)
         loose = (self.size[self.cell[edges[0]]] > 1) & (self.size[self.cell[edges[1]]] > 1)
         self.edges = edges[:, loose]  # a relation to a fixed label holds for the whole cell
@@ -233,8 +232,9 @@ class _Reader:
 
     def contract(self) -> Array:
         """Join labels that are tied one to one into units; returns labels whose ties are twisted."""
-        a, b = self.cell[self.edges[0]], self.cell[self.edges[1]]
-        kind, inverse, number = count_columns(np.stack([a, b, self.edges[2]]))
+        kind, inverse, number = count_columns(
+            np.stack([self.cell[self.edges[0]], self.cell[self.edges[1]], self.edges[2]])
+        )
         matching = (number == self.size[kind[0]]) & (number == self.size[kind[1]]) & (kind[0] != kind[1])
         chosen = self.edges[:2, matching[inverse]]
         graph = coo_array((np.ones(chosen.shape[1], bool), (chosen[0], chosen[1])), (len(self.cell),) * 2)
@@ -250,7 +250,7 @@ class _Reader:
         np.add.at(kind, self.unit, _mix(self.colour))
         self.kind = ranks(kind)
         order = np.lexsort((self.colour, self.unit))
-        self.members = np.split(order, np.flatnonzero(np.diff(self.unit[order])) + 1) if units else []
+        self.order, self.starts = order, np.append(np.flatnonzero(np.diff(self.unit[order], prepend=-1)), len(order))
         edges = np.stack([self.unit[self.edges[0]], self.unit[self.edges[1]],
                           ranks(_mix(_hash(self.edges[2], 5) ^ self.colour[self.edges[0]])
                                  + _mix(self.colour[self.edges[1]] ^ np.uint64(6)))])  # fmt: skip
@@ -270,8 +270,12 @@ class _Reader:
             self._labels_of_derived(np.concatenate([rows for rows in self.derived_units if rows.shape[1] == width]))
             for width in widths
         ]
-        stuck = np.concatenate([self.members[u] for u in self.stuck_units] or [np.empty(0, np.int64)])
+        stuck = np.concatenate([self.members(u) for u in self.stuck_units] or [np.empty(0, np.int64)])
         return self.found, derived, stuck
+
+    def members(self, unit: int) -> Array:
+        """The labels of a unit."""
+        return self.order[self.starts[unit] : self.starts[unit + 1]]
 
     def _descend(self, blocks: Sequence[Array], edges: Array, parent: int, depth: int) -> list[Array]:
         """Split isomorphic blocks of units into components, all blocks alike.
@@ -314,7 +318,7 @@ class _Reader:
                 self.found.append(Level(np.empty((0, 0, 0), np.int64), parent, depth))
             ordered = self._descend([parts[k] for k in alike], kept, index if m > 1 else parent, depth + (m > 1))
             if m > 1:
-                labels = [np.concatenate([self.members[unit] for unit in units]) for units in ordered]
+                labels = [np.concatenate([self.members(unit) for unit in units]) for units in ordered]
                 nodes = np.stack(labels).reshape(len(blocks), m, -1)
                 self.found[index] = Level(nodes, parent, depth)
             for number, units in enumerate(ordered):
@@ -378,8 +382,8 @@ class _Reader:
 
     def _labels_of_derived(self, rows: Array) -> Array:
         """Derived units as derived labels: every member moves as the parts' first members do."""
-        parts = np.column_stack([[self.members[unit][0] for unit in column] for column in rows[:, 1:].T])
-        tables = [np.column_stack([np.full(len(self.members[unit]), 0), self.members[unit]]) for unit in rows[:, 0]]
+        parts = np.column_stack([[self.members(unit)[0] for unit in column] for column in rows[:, 1:].T])
+        tables = [np.column_stack([np.full(len(self.members(unit)), 0), self.members(unit)]) for unit in rows[:, 0]]
         names = np.concatenate([table[:, 1] for table in tables])
         repeat = np.repeat(np.arange(len(rows)), [len(table) for table in tables])
         return np.column_stack([names, parts[repeat]])

@@ -45,8 +45,7 @@ def symmetry(
 
 def infer(program: Program, strict: bool = False) -> SymmetryGroup:
     """The symmetry group of a program, unchecked."""
-    group = permutation_group(program, strict)
-    axes = AxisMap(group.labelling)
+    group, axes = _permutation_group(program, strict)
     permutations = tuple(factor for factor in group.factors if isinstance(factor, PermutationFactor))
     context = Context(program, group.labelling, group.structure, axes, permutations)
     found: list[Factor] = [factor for finder in finders() for factor in finder(context)]
@@ -57,13 +56,18 @@ def infer(program: Program, strict: bool = False) -> SymmetryGroup:
 
 def permutation_group(program: Program, strict: bool = False) -> SymmetryGroup:
     """The permutation part alone of a program's symmetry group, unchecked."""
+    return _permutation_group(program, strict)[0]
+
+
+def _permutation_group(program: Program, strict: bool) -> tuple[SymmetryGroup, AxisMap]:
     labelling = label(program, strict)
     structure = read(labelling.algebra)
     notes = []
     if len(structure.stuck):
         notes.append(f"{len(structure.stuck)} labels have relations that are no product of symmetric groups: fixed")
-    factors = permutation_factors(structure, AxisMap(labelling))
-    return SymmetryGroup(program, labelling, structure, factors, notes=tuple(notes))
+    axes = AxisMap(labelling)
+    factors = permutation_factors(structure, axes)
+    return SymmetryGroup(program, labelling, structure, factors, notes=tuple(notes)), axes
 
 
 def permutation_factors(structure: Structure, axes: AxisMap) -> tuple[PermutationFactor, ...]:

@@ -1,7 +1,7 @@
 """Exact elimination of a sparse homogeneous linear system, over the rationals or modulo a prime."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from math import gcd, lcm
@@ -10,7 +10,7 @@ Equation = dict[int, int]
 Vector = dict[int, int]
 
 
-def null_space(equations: Sequence[Equation], unknowns: Sequence[int], modulus: int = 0) -> list[Vector]:
+def null_space(equations: Iterable[Equation], unknowns: Sequence[int], modulus: int = 0) -> list[Vector]:
     """A basis of the solutions of `Σ_k equation[k] x_k = 0`.
 
     The shortest equation goes first, and in it the unknown that is met in the fewest others (Markowitz, 1957), which
@@ -24,8 +24,15 @@ def null_space(equations: Sequence[Equation], unknowns: Sequence[int], modulus: 
     Returns:
         One vector a generator, its non-zero entries by unknown; over the rationals integers without a common divisor.
     """
-    rows = [{k: c % modulus if modulus else c for k, c in equation.items()} for equation in equations]
-    rows = [{k: c for k, c in row.items() if c} for row in rows]
+    return _solutions(_triangular(equations, modulus), unknowns, modulus)
+
+
+def _triangular(equations: Iterable[Equation], modulus: int) -> list[tuple[int, Equation]]:
+    """Pivots with their equations, of which none mentions the pivots of those before it."""
+    rows = [
+        {k: reduced for k, c in equation.items() if (reduced := c % modulus if modulus else c)}
+        for equation in equations
+    ]
     met: defaultdict[int, set[int]] = defaultdict(set)
     for index, row in enumerate(rows):
         for unknown in row:
@@ -50,7 +57,7 @@ def null_space(equations: Sequence[Equation], unknowns: Sequence[int], modulus: 
             heappush(queue, (len(rows[other]), other))
         solved.append((pivot, row))
         rows[index] = {}
-    return _solutions(solved, unknowns, modulus)
+    return solved
 
 
 def _subtract(target: Equation, row: Equation, pivot: int, modulus: int) -> set[int]:

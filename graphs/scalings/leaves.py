@@ -20,6 +20,7 @@ MOVES = frozenset(
         "flip", "repeat", "dropout", "lift_fresh_copy",
     )
 )  # fmt: skip
+TURNS = frozenset(("aten.t", "aten.permute", "aten.transpose"))  # of these, those that only reorder dimensions
 LARGEST = 2**14  # numbers of a random tensor that does not overlap
 
 
@@ -59,8 +60,13 @@ class Leaf:
 
     def put(self, values: Tensor, source: Sequence[int]) -> Tensor:
         """Zeros of the tensor's shape with values of the shape of the part in its place, in double precision."""
-        if self.entries is None and all(op.name == "aten.t" for op, _ in self.trail):  # a view, whatever its size
-            return widen(values).mT if len(self.trail) % 2 else widen(values)
+        if self.entries is None and all(op.name in TURNS for op, _ in self.trail):  # a view, whatever its size
+            turned = torch.empty_strided(tuple(source), tuple(range(1, len(source) + 1)), device="meta")
+            for op, place in self.trail:
+                turned = call(op, partial(where_moved, turned))[place]
+            lead = values.ndim - len(source)
+            back = [lead + turned.stride().index(stride) for stride in range(1, len(source) + 1)]
+            return widen(values).permute(*range(lead), *back)
         return placed(values, self.locate(source), source)
 
 

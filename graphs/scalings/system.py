@@ -3,9 +3,11 @@
 Unknowns are integers handed out in arrays; the unknown 0 is the constant zero. Nearly every equation has one term (a
 quantity that must be fixed) or two (a quantity that is carried on, or cancelled in a contraction), so the solver first
 eliminates those by connected components of a signed graph, and only what is left goes through exact elimination, one
-small connected block at a time. Blocks of the same shape (one a neuron, usually) are eliminated once.
+small connected block at a time. Blocks of the same shape (one a neuron, usually) are eliminated once. Equations are kept
+by their number of terms, in 32 bits, and rewritten a few at a time: a large network has hundreds of thousands.
 """
 
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from graphs.columns import unique_columns
 from graphs.scalings.elimination import Vector, null_space
 
 Ids = NDArray[np.int64]
+Terms = NDArray[np.int32]  # unknowns or coefficients, `[equation, term]`
+ROWS = 2**14  # equations that are rewritten at a time
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class LinearSystem:
     def __init__(self, modulus: int = 0) -> None:
         self.modulus = modulus
         self.unknowns = 1
-        self._rows: list[tuple[Ids, NDArray[np.int64]]] = []  # ids and coefficients, both [equation, term]
+        self._pieces: dict[int, list[tuple[Terms, tuple[int, ...]]]] = {}  # by width: ids, a coefficient a term
 
     def fresh(self, shape: tuple[int, ...]) -> Ids:
         """New unknowns in an array of that shape."""
@@ -52,9 +56,10 @@ class LinearSystem:
     def equation(self, *terms: tuple[int, Ids]) -> None:
         """Require `Σ coefficient · x = 0` entry by entry, the arrays broadcast against each other."""
         arrays = np.broadcast_arrays(*(ids for _, ids in terms))
-        ids = np.stack([array.ravel() for array in arrays], axis=1)
-        coefficients = np.broadcast_to(np.array([c for c, _ in terms], dtype=np.int64), ids.shape)
-        self._rows.append((ids, coefficients))
+        ids = np.empty((arrays[0].size, len(terms)), dtype=np.int32)
+        for column, entries in enumerate(arrays):
+            ids[:, column] = entries.ravel()
+        self._pieces.setdefault(len(terms), []).append((ids, tuple(c for c, _ in terms)))
 
     def zero(self, ids: Ids) -> None:
         """Require x = 0."""
@@ -78,29 +83,42 @@ class LinearSystem:
 
     def solve(self) -> Solution:
         """The null space."""
-        width = max((ids.shape[1] for ids, _ in self._rows), default=1)
-        ids = np.zeros((sum(len(rows) for rows, _ in self._rows), width), dtype=np.int64)
-        coefficients = np.zeros_like(ids)
-        start = 0
-        for rows, factors in self._rows:
-            ids[start : start + len(rows), : rows.shape[1]] = rows
-            coefficients[start : start + len(rows), : rows.shape[1]] = factors
-            start += len(rows)
-        representative = np.arange(self.unknowns, dtype=np.int64)
-        sign = np.ones(self.unknowns, dtype=np.int64)
-        while True:
-            ids, coefficients = self._substitute(ids, coefficients, representative, sign)
-            simple = self._simple(ids, coefficients)
-            if not simple.any():
-                break
-            self._eliminate(ids[simple], coefficients[simple], representative, sign)
-            ids, coefficients = ids[~simple], coefficients[~simple]
-        return Solution(self._basis(ids, coefficients, representative, sign))
+        representative = np.arange(self.unknowns, dtype=np.int32)
+        sign = np.ones(self.unknowns, dtype=np.int32)
+        tables: dict[int, tuple[Terms, Terms]] = {}
+        busy = True
+        while busy:
+            busy = False
+            for width in sorted(self._pieces):  # the short ones shorten the others
+                table = tables.pop(width) if width in tables else self._table(width)
+                ids, coefficients = self._substitute(*table, representative, sign)
+                simple = self._simple(ids, coefficients)
+                if simple.any():
+                    self._eliminate(ids[simple], coefficients[simple], representative, sign)
+                    busy = True
+                tables[width] = ids[~simple], coefficients[~simple]
+        left = _padded([tables[width] for width in sorted(tables)])
+        return Solution(self._basis(*left, representative, sign))
 
-    def _substitute(
-        self, ids: Ids, coefficients: NDArray[np.int64], representative: Ids, sign: NDArray[np.int64]
-    ) -> tuple[Ids, NDArray[np.int64]]:
-        """Rewrite the equations in representatives, add up equal terms, drop what has vanished."""
+    def _table(self, width: int) -> tuple[Terms, Terms]:
+        """All equations of so many terms."""
+        pieces = self._pieces[width]
+        coefficients = np.array([factors for _, factors in pieces], dtype=np.int32)
+        return np.concatenate([ids for ids, _ in pieces]), coefficients.repeat([len(ids) for ids, _ in pieces], axis=0)
+
+    def _substitute(self, ids: Terms, coefficients: Terms, representative: Terms, sign: Terms) -> tuple[Terms, Terms]:
+        """Rewrite the equations in representatives, add up equal terms, drop what has vanished and what repeats."""
+        parts = [
+            self._rewritten(ids[start : start + ROWS], coefficients[start : start + ROWS], representative, sign)
+            for start in range(0, len(ids), ROWS)
+        ]
+        if not parts:
+            return ids, coefficients
+        rows = unique_columns(np.concatenate(parts, axis=1)).T
+        return rows[:, : ids.shape[1]], rows[:, ids.shape[1] :]
+
+    def _rewritten(self, ids: Terms, coefficients: Terms, representative: Terms, sign: Terms) -> Terms:
+        """Some equations in representatives, `[terms and coefficients, equation]`, without those that have vanished."""
         coefficients = coefficients * sign[ids]
         ids = representative[ids]
         order = np.argsort(ids, axis=1, kind="stable")
@@ -112,39 +130,35 @@ class LinearSystem:
         if self.modulus:
             coefficients %= self.modulus
         coefficients[ids == 0] = 0
-        ids = np.where(coefficients == 0, 0, ids)
+        ids[coefficients == 0] = 0
         order = np.argsort(ids == 0, axis=1, kind="stable")  # living terms first
         ids, coefficients = np.take_along_axis(ids, order, 1), np.take_along_axis(coefficients, order, 1)
         living = coefficients.any(axis=1)
-        rows = unique_columns(np.concatenate([ids[living].T, coefficients[living].T])).T
-        return rows[:, : ids.shape[1]], rows[:, ids.shape[1] :]
+        return unique_columns(np.concatenate([ids[living].T, coefficients[living].T]))
 
     @staticmethod
-    def _simple(ids: Ids, coefficients: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _simple(ids: Terms, coefficients: Terms) -> NDArray[np.bool_]:
         """Equations `x = 0` and `x = ±y`."""
         terms = (coefficients != 0).sum(axis=1)
         if ids.shape[1] < 2:
             return terms == 1
         return (terms == 1) | ((terms == 2) & (abs(coefficients[:, 0]) == abs(coefficients[:, 1])))
 
-    def _eliminate(
-        self, ids: Ids, coefficients: NDArray[np.int64], representative: Ids, sign: NDArray[np.int64]
-    ) -> None:
+    def _eliminate(self, ids: Terms, coefficients: Terms, representative: Terms, sign: Terms) -> None:
         """Merge unknowns along simple equations: components of the graph on (unknown, sign)."""
-        pair = np.zeros((len(ids), 2), dtype=np.int64)
+        pair = np.zeros((len(ids), 2), dtype=np.int32)
         pair[:, : ids.shape[1]] = ids[:, :2]
-        negative = np.zeros(len(ids), dtype=np.int64)
+        negative = np.zeros(len(ids), dtype=np.int32)
         if ids.shape[1] > 1 and not self.modulus:
-            negative = np.where(coefficients[:, 1] != 0, coefficients[:, 0] * coefficients[:, 1] > 0, 0).astype(
-                np.int64
-            )
+            negative = (coefficients[:, 0] * coefficients[:, 1] > 0).astype(np.int32)
         used, local = np.unique(np.append(pair.ravel(), 0), return_inverse=True)
-        left, right = local[:-1].reshape(-1, 2).T
+        left, right = local[:-1].astype(np.int32).reshape(-1, 2).T
         count = len(used)
         # node x stands for +x, node count + x for -x; zero is its own negative
-        starts = np.concatenate([left, left + count, [0]])
-        ends = np.concatenate([right + negative * count, right + (1 - negative) * count, [count]])
-        graph = coo_array((np.ones(len(starts)), (starts, ends)), shape=(2 * count, 2 * count))
+        zero = np.zeros(1, dtype=np.int32)
+        starts = np.concatenate([left, left + count, zero])
+        ends = np.concatenate([right + negative * count, right + (1 - negative) * count, zero + count])
+        graph = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(2 * count, 2 * count))
         _, component = connected_components(graph, directed=False)
         plus, minus = component[:count], component[count:]
         first = np.full(2 * count, count, dtype=np.int64)
@@ -155,18 +169,14 @@ class LinearSystem:
         fixed = plus == plus[0] if self.modulus else plus == minus
         new_representative = np.where(fixed, 0, used[leader])
         new_sign = np.where(flipped, -1, 1)
-        image, image_sign = np.arange(self.unknowns, dtype=np.int64), np.ones(self.unknowns, dtype=np.int64)
+        image, image_sign = np.arange(self.unknowns, dtype=np.int32), np.ones(self.unknowns, dtype=np.int32)
         image[used], image_sign[used] = new_representative, new_sign
         sign *= image_sign[representative]
         representative[:] = image[representative]
 
-    def _basis(
-        self, ids: Ids, coefficients: NDArray[np.int64], representative: Ids, sign: NDArray[np.int64]
-    ) -> csr_array:
+    def _basis(self, ids: Terms, coefficients: Terms, representative: Terms, sign: Terms) -> csr_array:
         """Null-space basis: exact elimination of the remaining blocks, and one generator a free representative."""
-        rows: list[int] = []
-        columns: list[int] = []
-        values: list[float] = []
+        rows, columns, values = array("q"), array("q"), array("d")
         generators = 0
         coupled = np.unique(ids[coefficients != 0])
         if len(coupled):
@@ -183,18 +193,29 @@ class LinearSystem:
                 table = table[np.lexsort(table.reshape(len(table), -1).T[::-1])]
                 key = table.tobytes() + bytes(str(table.shape), "ascii")
                 if key not in cache:
-                    equations = [{k: c for k, c in row if c} for row in table.tolist()]
+                    equations = ({k: c for k, c in row.tolist() if c} for row in table)
                     cache[key] = null_space(equations, range(1, len(unknowns)), self.modulus)
                 for vector in cache[key]:
-                    rows += unknowns[list(vector)].tolist()
-                    columns += [generators] * len(vector)
-                    values += map(float, vector.values())
+                    rows.extend(unknowns[list(vector)].tolist())
+                    columns.extend([generators] * len(vector))
+                    values.extend(map(float, vector.values()))
                     generators += 1
         free = np.setdiff1d(np.unique(representative), np.append(coupled, 0))
-        rows += free.tolist()
-        columns += range(generators, generators + len(free))
-        values += [1.0] * len(free)
+        rows.extend(free.tolist())
+        columns.extend(range(generators, generators + len(free)))
+        values.extend([1.0] * len(free))
         generators += len(free)
-        of_representative = coo_array((values, (rows, columns)), shape=(self.unknowns, generators)).tocsr()
-        basis = of_representative[representative].multiply(sign[:, None]).tocsr()
-        return csr_array(basis)
+        entries = np.array(values), (np.array(rows, dtype=np.int32), np.array(columns, dtype=np.int32))
+        basis = csr_array(coo_array(entries, shape=(self.unknowns, generators)).tocsr()[representative])
+        basis.data *= np.repeat(sign, np.diff(basis.indptr))
+        return basis
+
+
+def _padded(tables: list[tuple[Terms, Terms]]) -> tuple[Terms, Terms]:
+    """Equations of several widths in one table, without repeats."""
+    width = max((ids.shape[1] for ids, _ in tables), default=1)
+    filled = [[np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in table] for table in tables]
+    rows = unique_columns(
+        np.concatenate([np.zeros((0, 2 * width), np.int32), *(np.hstack(pair) for pair in filled)]).T
+    ).T
+    return rows[:, :width], rows[:, width:]
