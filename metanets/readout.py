@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from metanets.batching import Models
+from metanets.batching import ModelFunction, Models
 from metanets.metanet import MetanetConfig, Prediction
 from modelzoo.errors import UserError
 
@@ -81,19 +81,29 @@ class Readout(nn.Module):
         return Prediction(self.head(embeddings), embeddings)
 
 
-def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The config fields of probes, where there are any.
+def probed(training: Sequence[Models]) -> tuple[tuple[int, ...], int] | None:
+    """Shape of one input and number of outputs of the models, None where they are not functions of one such shape."""
+    shapes = set()
+    for models in training:
+        if models.function is None:
+            return None
+        one = {name: tensor[:1] for name, tensor in models.function.tensors.items()}
+        dtype = next(t.dtype for t in one.values() if t.is_floating_point())
+        function = ModelFunction(models.function.template, one, models.function.shape)
+        with torch.no_grad():
+            shapes.add((function.shape, function(torch.zeros(1, *function.shape, dtype=dtype)).shape[-1]))
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any], default: int = 0) -> dict[str, Any]:
+    """The config fields of probes: their number where it is not set by hand and models can be probed, and their shapes.
 
     Raises:
-        UserError: the models do not take one real tensor, all of the same shape.
+        UserError: probes are set by hand, and the models do not take one real tensor and give outputs, all of one shape.
     """
-    if not fields.get("probes"):
+    shapes = probed(training) if fields.get("probes", default) else None
+    if fields.get("probes") and shapes is None:
+        raise UserError("probes need models that take one real tensor, all of the same shape, and give outputs of the same size; leave probes at 0.", 2)  # fmt: skip
+    if shapes is None:
         return {}
-    functions = [models.function for models in training]
-    if any(function is None for function in functions) or len({f.shape for f in functions if f}) != 1:
-        raise UserError("probes need models that take one real tensor, all of the same shape; leave probes at 0.", 2)
-    function = functions[0]
-    assert function is not None
-    dtype = next(t.dtype for t in function.tensors.values() if t.is_floating_point())
-    answers = function(torch.zeros(1, *function.shape, dtype=dtype))
-    return {"probe_shape": function.shape, "probe_outputs": answers.shape[-1]}
+    return {"probes": fields.get("probes", default), "probe_shape": shapes[0], "probe_outputs": shapes[1]}

@@ -25,7 +25,6 @@ from metanets.cells import STATISTICS, CellStatistics
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.readout import Readout, ReadoutConfig, probe_shapes
 from metanets.signals import WAVES, Signals, waves
-from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
@@ -273,13 +272,8 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Probes where models can be probed and nothing else is said, and their shapes."""
-    if "probes" in fields:
-        return probe_shapes(training, fields)
-    try:
-        return {"probes": PROBES, **probe_shapes(training, {"probes": PROBES})}
-    except UserError:
-        return {"probes": 0}
+    """Probes wherever models can be evaluated, unless their number is set by hand."""
+    return probe_shapes(training, fields, PROBES)
 
 
 METANET = register(

@@ -13,10 +13,11 @@ from torch_geometric.data import Batch
 import graphs
 from graphs import GraphStructure, Program, SymmetryGroup
 from graphs.symmetry import permutation_group
-from metanets.batching import Models, Topology
+from metanets.batching import ModelFunction, Models, Topology
 from metanets.metanet import MetanetModule, metanet
-from metanets.networks.graph_metanet import OUTPUTS, GraphMetanet
+from metanets.networks.graph_metanet import OUTPUTS, PROBES, GraphMetanet
 from metanets.signals import HIDDEN
+from modelzoo.errors import UserError
 from modelzoo.family import Family, families, family
 from modelzoo.task import task
 
@@ -66,7 +67,7 @@ def stack(name: str) -> dict[str, Tensor]:
     return {key: torch.stack([one[key] for one in each]) for key in each[0]}
 
 
-def network(**fields: int) -> MetanetModule:
+def network(**fields: Any) -> MetanetModule:
     found = metanet("graph_metanet")
     return found.build(found.configure({**found.tiny, "outputs": 3, **fields}), seed=0).double().eval()
 
@@ -100,6 +101,44 @@ def test_embedding_is_invariant_under_the_permutation_group(name: str) -> None:
     before, after = embed(net, name, stacked), embed(net, name, {**stacked, **moved})
     assert spread(before) > 1e-4 * float(before.norm(dim=1).mean()), "embeddings collapse at initialisation"
     assert distance(before, after) <= 1e-10 * spread(before)
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "no signals": {"signals": 0},
+    "no edge updates": {"edge_updates": False},
+    "no statistics": {"statistics": False},
+    "no messages": {"layers": 0},
+    "probes": {"probes": 3, "probe_shape": (2,)},
+}
+
+
+@pytest.mark.parametrize("fields", SWITCHES.values(), ids=list(SWITCHES))
+def test_every_optional_part_is_a_switch_and_keeps_invariance(fields: dict[str, Any]) -> None:
+    _, group, structure = architecture("siren")
+    stacked, net, full = stack("siren"), network(**fields), network()
+    moved = {**stacked, **group.sample(torch.Generator().manual_seed(1), models=MODELS).apply_stacked(stacked)}
+    with torch.no_grad():
+        before, after = (
+            net(
+                Models(topology(structure), structure.values(t).T, ModelFunction(built("siren", 0), t, (2,)))
+            ).embeddings
+            for t in (stacked, moved)
+        )
+    assert distance(before, after) <= 1e-10 * spread(before)
+    names = [{name for name, _ in each.named_parameters()} for each in (net, full)]
+    assert names[0] != names[1], "the switch changes nothing"
+
+
+def test_probes_are_on_where_models_can_be_evaluated_and_off_by_hand() -> None:
+    found, function = metanet("graph_metanet"), ModelFunction(built("siren", 0), stack("siren"), (2,))
+    graph = topology(architecture("siren")[2])
+    values = torch.zeros(graph.edges, MODELS)
+    with_function, without = Models(graph, values, function), Models(graph, values)
+    assert found.adapt([with_function], {}) == {"probes": PROBES, "probe_shape": (2,), "probe_outputs": 1}
+    assert found.adapt([with_function], {"probes": 0}) == {}
+    assert found.adapt([with_function, without], {}) == {}
+    with pytest.raises(UserError, match="probes need models that take one real tensor"):
+        found.adapt([with_function, without], {"probes": 5})
 
 
 def test_a_permutation_outside_the_group_changes_the_embedding() -> None:

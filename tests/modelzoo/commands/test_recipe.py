@@ -26,8 +26,8 @@ family = "mlp"
 family_config = { hidden = [4] }
 learning_rate = "1e-3:1e-1"
 
-[fields]
-family = "siren"
+[wide]
+family = "mlp"
 models = 3
 """
 
@@ -36,7 +36,7 @@ def test_a_recipe_makes_the_populations_that_commands_make(metazoo: Metazoo, tmp
     file = tmp_path / "two.toml"
     file.write_text(TWO)
     rows = metazoo("recipe", tmp_path / "zoo", file, "--json").json
-    assert [(row["population"], row["models"], row["diverged"]) for row in rows] == [("narrow", 2, 0), ("fields", 3, 0)]
+    assert [(row["population"], row["models"], row["diverged"]) for row in rows] == [("narrow", 2, 0), ("wide", 3, 0)]
     alone = PopulationConfig.read(family="mlp", family_config={"hidden": [4]}, models=2, steps=3, tiny=True, learning_rate="1e-3:1e-1")  # fmt: skip
     expected = populate(tmp_path / "by-hand", alone, "narrow", progress=False).stacked()
     found = Zoo.open(tmp_path / "zoo")["narrow"].stacked()
