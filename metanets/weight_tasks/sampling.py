@@ -1,17 +1,15 @@
-"""New models: random weights, made into working models by a network that has learned to restore corrupted ones.
+"""New models: draws from a density of weights, made into working models by a network.
 
-Models are brought into one order by weight matching; μ and s are mean and spread of every weight over the training models. A
-model x is corrupted to x̃ = μ + (1 − σ)(x − μ) + σ s ε with σ uniform in (0, 1), and restored to x̂ = x̃ + Δ(x̃) by a metanet with
-outputs of edges, or to x̂ = decode(encode(x̃)) by an autoencoder of weights. The loss is that of x̂ on the models' task, and
-(1 − σ)² times the mean of ((x̂ − x) / s)²: what was hardly corrupted has to come back. A new model is x̂ for σ = 1, where
-nothing is left of any model. Hyper-Representations as Generative Models (Schürholt et al., 2022) samples from an autoencoder of
-weights, and compares with distributions of single weights.
+Models are brought into one order by weight matching. A law p is fitted to the training models: a kernel density of their principal
+components. A model x is corrupted to x̃ = (1 − σ) x + σ z with z from p and σ uniform in (0, 1), and restored to x̂ = x̃ + Δ(x̃) by a
+metanet with outputs of edges, or to x̂ = decode(encode(x̃)) by an autoencoder of weights. The loss is that of x̂ on the models'
+task, and a share of (1 − σ)² times the mean of ((x̂ − x) / s)², s the spread of a weight: what was hardly corrupted has to come back.
+A new model is x̂ for σ = 1. Hyper-Representations as Generative Models (Schürholt et al., 2022) draws from kernel densities of the
+codes of an autoencoder of weights.
 """
 
-import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from sklearn.neighbors import KernelDensity
 from torch import Tensor
 from torch.func import functional_call, vmap
 
@@ -29,7 +27,30 @@ from modelzoo.task import Split
 SAMPLES = 128  # of the task a step
 NEW = 100  # models that are measured
 COMPONENTS = 32
+SHARE = 0.1  # of the squared error of weights in the loss
 FACTOR = 0.1  # of an untrained update, relative to the weights
+
+
+class KernelWeights:
+    """A kernel density of the principal components of models, with Scott's bandwidth.
+
+    Args:
+        values: `[E, M]` in one order of neurons.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        flat = values.T.double().numpy()
+        principal = PCA(min(COMPONENTS, len(flat) - 1)).fit(flat)
+        self.coordinates = torch.from_numpy(principal.transform(flat))
+        self.basis = torch.from_numpy(principal.components_)
+        self.bandwidth = len(flat) ** (-1 / (self.coordinates.shape[1] + 4)) * self.coordinates.std(0)
+        self.mean, self.dtype = torch.from_numpy(principal.mean_), values.dtype
+
+    def draw(self, count: int) -> Tensor:
+        """`[E, count]`."""
+        around = self.coordinates[torch.randint(len(self.coordinates), (count,))]
+        found = (around + self.bandwidth * torch.randn_like(around)) @ self.basis + self.mean
+        return found.T.to(self.dtype)
 
 
 def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
@@ -46,6 +67,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     varies = spread[:, 0] > 1e-6 * mean.abs().max()
     training = Models(block.topology, values[:, train])
     built = build(config, training)
+    density = KernelWeights(values[:, train])
     network = built if isinstance(built, SANE) else WeightUpdate(built, [training], FACTOR)
 
     def restored(corrupted: Tensor) -> Tensor:
@@ -63,12 +85,12 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
 
     def loss(rows: Tensor) -> Tensor:
         own, sigma = values[:, rows], torch.rand(len(rows))
-        found = restored(mean + (1 - sigma) * (own - mean) + sigma * spread * torch.randn(own.shape))
+        found = restored((1 - sigma) * own + sigma * density.draw(len(rows)))
         data = task.data().train
         chosen = torch.randint(len(data.targets), (SAMPLES,))
         sample = Split(tuple(x[chosen] for x in data.inputs), data.targets[chosen])
         off = (((found - own) / spread.clamp_min(1e-12))[varies].square().mean(0) * (1 - sigma).square()).mean()
-        return off + vmap(task.loss, in_dims=(0, None))(outputs(found, sample), sample.targets).mean()
+        return SHARE * off + vmap(task.loss, in_dims=(0, None))(outputs(found, sample), sample.targets).mean()
 
     def nearest(found: Tensor, others: Tensor) -> Tensor:
         """Distance to the nearest other model in units of s, `[M]`."""
@@ -89,26 +111,21 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
             metrics["disagreement"] = float((answers != answers.roll(1, 0)).float().mean())
         return {**metrics, "distance": float(novelty.mean()) / between}
 
-    def drawn(count: int) -> Tensor:
-        return mean + spread * torch.randn(len(values), count)
+    def normal(law: Tensor, count: int) -> Tensor:
+        return law.mean(1, keepdim=True) + law.std(1, keepdim=True) * torch.randn(len(law), count)
 
     @torch.no_grad()
     def made(count: int) -> Tensor:
-        return restored(drawn(count))
+        return restored(density.draw(count))
 
     def baselines() -> dict[str, Metrics]:
-        stored = block.values[:, train]
-        flat = values[:, train].T.double().numpy()
-        principal = PCA(min(COMPONENTS, len(flat) - 1)).fit(flat)
-        kernels = KernelDensity(bandwidth="scott").fit(principal.transform(flat))
-        estimated = principal.inverse_transform(kernels.sample(NEW, random_state=np.random.RandomState(config.seed)))
         return {
             "trained models of the test split": scored(values[:, test]),
             "mean of the training models": scored(mean),
-            "a normal law for every weight": scored(drawn(NEW)),
-            "the same without weight matching": scored(stored.mean(1, keepdim=True) + stored.std(1, keepdim=True) * torch.randn(len(stored), NEW)),
-            f"kernel density of {principal.n_components_} principal components": scored(torch.from_numpy(estimated.T).to(values)),
-        }  # fmt: skip
+            "a normal law for every weight": scored(normal(values[:, train], NEW)),
+            "the same without weight matching": scored(normal(block.values[:, train], NEW)),
+            "kernel density of principal components": scored(density.draw(NEW)),
+        }
 
     return Experiment(network, loss, items_of(block), lambda: scored(made(NEW)), baselines, lambda n: parameters(made(n)))  # fmt: skip
 
@@ -117,7 +134,7 @@ TASK = register(
     WeightTask(
         name="sampling",
         prepare=prepare,
-        summary="Make new models out of random weights by a network that restores corrupted ones.",
+        summary="Make new models out of draws from a density of weights by a network that restores corrupted ones.",
         metric="accuracy",
         higher_is_better=True,
         paper=Paper("Hyper-Representations as Generative Models: Sampling Unseen Neural Network Weights", "Schürholt et al.", 2022),

@@ -114,7 +114,7 @@ def test_sampled_models_beat_random_weights_and_are_citizens_of_the_zoo(
     code, out, error = metazoo(*command, "--name", "made", "--models", 20)
     assert code == 0, error
     scores = {row["method"]: row["mean"] for row in json.loads(out) if row["metric"] == "accuracy"}
-    assert scores["unf,width=4,layers=2,dropout=0"] > scores["a normal law for every weight"]
+    assert scores["unf,width=4,layers=2,dropout=0"] > scores["kernel density of principal components"]
     made = Zoo.open(zoo)["made"]
     assert len(made) == 20
     assert made.info.parent == "weight task sampling on mlp"
