@@ -29,6 +29,7 @@ from modelzoo.errors import UserError
 
 SCALES = (1.0, 0.3, 3.0, 10.0)  # inputs are drawn at several scales: bends far out are bends too
 MAX_PARAMETERS = 4000
+FIRST_ROWS = 1024  # at least: with fewer a rank may stand still for one doubling and then rise
 RANK_TOLERANCE = 1e-9  # relative to the largest singular value
 
 
@@ -161,7 +162,7 @@ def functional_dimension(
             )
         rows = Jacobian(double, tensors, leaves, program)
         triangle = torch.zeros(0, count, dtype=torch.float64)
-        rank, drawn, height, stable, target = -1, 0, 0, False, 2 * count
+        rank, drawn, height, stable, target = -1, 0, 0, False, max(2 * count, FIRST_ROWS)
         ranks: list[tuple[int, int]] = []
         limit = max_inputs or 0
         while True:
@@ -181,7 +182,7 @@ def functional_dimension(
             now, gap = numerical_rank(values)
             stable, rank = now == rank, now
             ranks.append((drawn, rank))
-            if stable or now == count or (max_inputs and drawn >= limit) or height >= 64 * count:
+            if stable or now == count or (max_inputs and drawn >= limit) or height >= max(64 * count, 4 * FIRST_ROWS):
                 return FunctionalDimension(
                     count, rank, height, drawn, stable or now == count, gap, tuple(ranks), tuple(values.tolist())
                 )

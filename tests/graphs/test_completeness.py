@@ -1,5 +1,7 @@
 """Functional dimension against counts known in closed form."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ class Power(nn.Module):
         return x**self.exponent
 
 
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
 def network(activation: nn.Module) -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(2, 4), activation, nn.Linear(4, 1))
@@ -30,6 +37,7 @@ def network(activation: nn.Module) -> nn.Module:
     (Power(2), 6),  # quadratic polynomials in two variables
     (Power(3), 10),  # cubic ones
     (nn.Tanh(), 17), (nn.GELU(), 17), (nn.Sigmoid(), 17), (nn.SiLU(), 17),  # all parameters
+    (Sine(), 17),
     (nn.ReLU(), 13), (nn.LeakyReLU(0.2), 13),  # all but one scale a unit
 ])  # fmt: skip
 def test_functional_dimension_of_2_4_1(activation: nn.Module, rank: int) -> None:
@@ -39,18 +47,32 @@ def test_functional_dimension_of_2_4_1(activation: nn.Module, rank: int) -> None
     assert found.gap > 1e3, "the cut between singular values is clear"
 
 
-def test_bilinear_layer_without_bias() -> None:
+@pytest.mark.parametrize(("activation", "hidden"), [(lambda: nn.LeakyReLU(0.2), 8), (Sine, 0)], ids=["leaky", "sine"])
+def test_continuous_symmetries_of_3_4_4_2(activation: Callable[[], nn.Module], hidden: int) -> None:
+    """One scale a unit, or none. (ReLU's 8 is certified in tests/analysis/symmetry/test_modular_rank.py.)"""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), activation(), nn.Linear(4, 4), activation(), nn.Linear(4, 2))
+    found = functional_dimension(module, (torch.randn(8, 3),), generic=True)
+    assert found.parameters - found.rank == hidden
+    assert found.ranks[-1] == (found.inputs, found.rank)
+    assert found.reached <= found.inputs
+    assert len(found.spectrum) == found.parameters
+
+
+@pytest.mark.parametrize(("bias", "rank"), [(False, 4), (True, 6)])
+def test_bilinear_layer(bias: bool, rank: int) -> None:
+    """A quadratic form in two variables has 3 coefficients, the last bias is the fourth; with biases all 6 of degree 2."""
+
     class Bilinear(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.left, self.right, self.out = nn.Linear(2, 4, False), nn.Linear(2, 4, False), nn.Linear(4, 1)
+            self.left, self.right, self.out = nn.Linear(2, 4, bias), nn.Linear(2, 4, bias), nn.Linear(4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.left(x) * self.right(x))
 
     torch.manual_seed(0)
-    found = functional_dimension(Bilinear(), (X,), generic=True)
-    assert found.rank == 4  # a quadratic form in two variables has 3 coefficients, the bias is the fourth
+    assert functional_dimension(Bilinear(), (X,), generic=True).rank == rank
 
 
 def test_batch_norm_statistics_count_as_parameters() -> None:

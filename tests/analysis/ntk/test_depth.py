@@ -82,6 +82,20 @@ def test_orthogonal_weights_do_not_fluctuate_with_depth() -> None:
     assert at(frame, "orthogonal", "tanh", 40)["kernel"] <= 0.5 * at(frame, "gaussian", "tanh", 40)["kernel"]
 
 
+@pytest.mark.slow
+def test_the_table_of_width_64() -> None:
+    """Gaussian tanh 2.0, 9.1, 20 and 35 at depths 1, 10, 20 and 40, linear n ((1 + 2/n)^L − 1); orthogonal none of it."""
+    frame = depth_fluctuations((1, 5, 10, 20, 40), width=64, networks=400).rows
+    for depth, expected in ((1, 2.0), (10, 9.1), (20, 20), (40, 35)):
+        assert at(frame, "gaussian", "tanh", depth)["signal"] == pytest.approx(expected, rel=0.25)
+    for depth in (1, 5, 10):
+        exact = 64 * ((1 + 2 / 64) ** depth - 1)
+        assert at(frame, "gaussian", "linear", depth)["signal"] == pytest.approx(exact, rel=0.4)
+    for depth in (10, 20, 40):
+        assert at(frame, "orthogonal", "tanh", depth)["signal"] <= 0.153
+    assert at(frame, "orthogonal", "linear", 40)["signal"] < 1e-20
+
+
 def test_linear_orthogonal_networks_do_not_fluctuate_at_all() -> None:
     frame = depth_fluctuations((1, 5, 10), width=16, networks=400, activations=("linear",)).rows
     assert (frame[frame["weights"] == "orthogonal"][["signal", "kernel"]] < 1e-20).all(axis=None)
