@@ -55,8 +55,11 @@ class Descent:
         self.softened: set[str] = set()
         self.settled: dict[str, dict[str, Tensor]] = {}  # what a factor saw when it had nothing left to do
         self.known: float | None = None  # the squared distance, while B stands where it was measured
+        self.tables: dict[
+            tuple[str, int], tuple[Tensor, Tensor]
+        ] = {}  # overlaps by occurrence, and of which tensor of B
         self.measured: dict[str, tuple[Tensor, float]] = {}  # of every tensor, where it was last measured
-        self.scale = sum(float(tensor.abs().square().sum()) for tensor in self.reference.values()) or 1.0
+        self.scale = sum(float(torch.linalg.vector_norm(tensor)) ** 2 for tensor in self.reference.values()) or 1.0
 
     def squared_distance(self) -> float:
         """‖A − B‖² over the parameters, for B as it stands."""
@@ -64,7 +67,7 @@ class Descent:
             for name, tensor in self.reference.items():
                 now = self.tensors[name]
                 if name not in self.measured or self.measured[name][0] is not now:
-                    self.measured[name] = (now, float((tensor - now).abs().square().sum()))
+                    self.measured[name] = (now, float(torch.linalg.vector_norm(tensor - now)) ** 2)
             self.known = sum(value for _, value in self.measured.values())
         return self.known
 
@@ -187,6 +190,7 @@ class Descent:
         tight = name in self.plan.tight
         if tight and gain <= GAIN * self.scale:
             return
+        start, chosen = dict(self.tensors), None
         self.apply(factor, order.argsort(-1))
         picked = (torch.arange(len(order))[:, None], torch.arange(order.shape[1]), order)
         if choice is not None:
@@ -198,18 +202,34 @@ class Descent:
             self.apply(phase[0], bits_at(*phase, turns))
         if tight:
             self.known = before - gain
+            if not swaps and phase is None:
+                self.carry(name, start, order, chosen)
 
     def by_parity(self, name: str, tensors: Tensors) -> dict[int, Tensor]:
         """K[c, i, j] = Σ ⟨A_i, B_j⟩ over the entries that the same kinds of signs turn, `[copies, m, m]` each."""
-        blocks, found = self.plan.blocks[name], {}
-        for occurrence, code, where in self.plan.parities[name]:
+        found: dict[int, Tensor] = {}
+        for number, (occurrence, code, where) in enumerate(self.plan.parities[name]):
             tensor = tensors[occurrence.tensor]
-            if code not in found:
-                found[code] = torch.zeros(blocks.copies, blocks.count, blocks.count, dtype=torch.float64)
-            occurrence.add_overlap(
-                found[code], self.reference[occurrence.tensor], tensor if where is None else tensor * where
-            )
+            known, table = self.tables.get((name, number), (None, None))
+            if table is None or known is not tensor:
+                turned = tensor if where is None else tensor * where
+                table = occurrence.overlap(self.reference[occurrence.tensor], turned)
+                if tensor is self.tensors[occurrence.tensor]:
+                    self.tables[name, number] = (tensor, table)
+            found[code] = found[code] + table if code in found else table
         return found
+
+    def carry(self, name: str, before: Tensors, order: Tensor, bits: Tensor | None) -> None:
+        """The overlaps of blocks that have just been assigned, `[copies, m]` by `order` and turned by `bits`, without products."""
+        for number, (occurrence, code, _) in enumerate(self.plan.parities[name]):
+            known, table = self.tables.pop((name, number), (None, None))
+            if table is None or known is not before[occurrence.tensor]:
+                continue
+            moved = torch.stack([own.index_select(-1, places) for own, places in zip(table, order, strict=True)])
+            if bits is not None and code:
+                odd = bits[..., [k for k in range(bits.shape[-1]) if code >> k & 1]].sum(-1) % 2
+                moved = moved * (1 - 2 * odd)[:, None]
+            self.tables[name, number] = (self.tensors[occurrence.tensor], moved)
 
     def patterned(self, kinds: list[tuple[Factor, Indices]], pattern: tuple[int, ...]) -> Tensors:
         """B with the same kinds of swaps made in every block."""

@@ -58,14 +58,13 @@ class Occurrence:
         """The same block by block, `[copies, m, q · rest]`."""
         return self.parts(tensor).permute(1, 2, 3, 0).flatten(2)
 
-    def add_overlap(self, total: Tensor, reference: Tensor, tensor: Tensor) -> None:
-        """Add ⟨A_i, B_j⟩ to `[copies, m, m]`; blocks of one entry a row need no copy of the tensors."""
+    def overlap(self, reference: Tensor, tensor: Tensor) -> Tensor:
+        """⟨A_i, B_j⟩, `[copies, m, m]`; blocks of one entry a row need no copy of the tensors."""
         copies, _, size = self.positions.shape
         if copies == size == 1:
             a, b = (self.parts(x)[:, 0, :, 0] for x in (reference, tensor))
-            total[0].addmm_(a.T, b)
-        else:
-            total += self.take(reference) @ self.take(tensor).mT
+            return (torch.outer(a[0], b[0]) if len(a) == 1 else a.T @ b)[None]
+        return self.take(reference) @ self.take(tensor).mT
 
     def mix(self, matrices: Tensor, tensor: Tensor) -> Tensor:
         """Replace block i by Σ_j matrices[c, i, j] · block j; matrices are `[copies, m, m]`."""
@@ -169,7 +168,7 @@ class Blocks:
         """K[c, i, j] = Σ ⟨A_i, B_j⟩ over all occurrences, `[copies, m, m]`."""
         total = torch.zeros(self.copies, self.count, self.count, dtype=torch.float64)
         for found in self.occurrences:
-            found.add_overlap(total, reference[found.tensor], tensors[found.tensor])
+            total += found.overlap(reference[found.tensor], tensors[found.tensor])
         return total
 
     def values(self, reference: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
