@@ -1,8 +1,8 @@
 """Every benchmark script runs at its small size and keeps the JSON contract; the driver refuses sides that disagree."""
 
+import copy
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,18 +11,11 @@ import pytest
 import torch
 
 from benchmarks import harness
+from modelzoo.task import tasks
 
 FOLDER = Path(harness.__file__).parent
 NO_SCRIPTS = {"harness", "populating", "demo", "equivariant", "gpu"}  # shared parts, the demonstration, no small size
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in NO_SCRIPTS)
-ALONE = {
-    "populate_cnn",
-    "populate_inr",
-    "populate_lstm",
-    "store",
-    "symmetry",
-    "weight_matching",
-}  # register or set things
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -35,17 +28,15 @@ def test_a_script_prints_its_cases_and_the_summary(
     command = [str(FOLDER / f"{script}.py"), "--small", "--json", "--repeats", "1"]
     cache = tmp_path_factory.getbasetemp().parent / "benchmarks"  # not the user's; compiled once for all scripts
     monkeypatch.setenv("METAZOO_CACHE", str(cache))
-    if script in ALONE:
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        printed = done.stdout
-    else:
-        monkeypatch.syspath_prepend(str(FOLDER))
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(command[0], run_name="__main__")
-        assert stopped.value.code == 0
-        printed = capsys.readouterr().out
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", command)
+    assert tasks()
+    registry = copy.copy(tasks.__globals__["_REGISTRY"])
+    monkeypatch.setitem(tasks.__globals__, "_REGISTRY", registry)  # for the tasks that a script adds
+    with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
+        runpy.run_path(command[0], run_name="__main__")
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
     *rows, summary = map(json.loads, printed.splitlines())
     assert rows
     assert set(summary) == {"name", "ours", "baseline", "unit", "ratio", "agree"}

@@ -89,6 +89,12 @@ def _train_kernel(
             m_x = m_row[:, None] & (o < features)[None, :]
             m_y = m_row[:, None] & (o < outputs)[None, :]
             b_h = tl.load(p_x + i_model * x_stride + o_sample[:, None] * features + o[None, :], m_x, 0.0).to(tl.float32)
+            if LABELS:
+                b_y = tl.load(p_y + i_model * y_stride + o_sample, m_row, 0)
+            else:
+                b_y = tl.load(p_y + i_model * y_stride + o_sample[:, None] * outputs + o[None, :], m_y, 0.0).to(
+                    tl.float32
+                )
             tl.store(p_before + o_tile, b_h)
             for layer in range(layers):
                 b_w = tl.load(p_weights + i_weights + layer * WIDTH * WIDTH + o_square)
@@ -99,7 +105,7 @@ def _train_kernel(
                     tl.store(p_before + (layer + 1) * TILE * WIDTH + o_tile, b_h)
                     b_h = _activate(b_h, ACTIVATION)
             if LABELS:
-                b_own = o[None, :] == tl.load(p_y + i_model * y_stride + o_sample, m_row, 0)[:, None]
+                b_own = o[None, :] == b_y[:, None]
                 b_h = tl.where((o < outputs)[None, :], b_h, float("-inf"))
                 b_h -= tl.max(b_h, 1)[:, None]
                 b_e = tl.exp(b_h)
@@ -108,8 +114,7 @@ def _train_kernel(
                 loss += tl.sum(tl.where(m_row, b_missed, 0.0), 0) / batch
                 b_d = tl.where(m_y, (b_e / b_sum[:, None] - tl.where(b_own, 1.0, 0.0)) / batch, 0.0)
             else:
-                o_y = i_model * y_stride + o_sample[:, None] * outputs + o[None, :]
-                b_gap = tl.where(m_y, b_h - tl.load(p_y + o_y, m_y, 0.0).to(tl.float32), 0.0)
+                b_gap = tl.where(m_y, b_h - b_y, 0.0)
                 loss += tl.sum(tl.sum(b_gap * b_gap, 1), 0) / (batch * outputs)
                 b_d = 2.0 * b_gap / (batch * outputs)
             tl.debug_barrier()  # every thread sees what the others stored
