@@ -236,7 +236,7 @@ class FinetuningKernel:
 
     def plot(self) -> go.Figure:
         """Accuracies, errors, and the kernel of low-rank adaptation."""
-        drawing = make_subplots(1, 3, subplot_titles=("test accuracy", "distance from a kernel", "error of low-rank adaptation"), horizontal_spacing=0.1)  # fmt: skip
+        drawing = make_subplots(1, 3, subplot_titles=("test accuracy", "distance from a kernel", "error of low-rank adaptation"), horizontal_spacing=0.08, column_widths=(0.42, 0.28, 0.3))  # fmt: skip
         for (head, row), colour in zip(self.means.iterrows(), CATEGORICAL, strict=False):
             for column, names in enumerate((COLUMNS[:5], COLUMNS[5:7]), start=1):
                 drawing.add_trace(
@@ -247,9 +247,10 @@ class FinetuningKernel:
             go.Scatter(x=self.low_rank["rank"], y=self.low_rank["error"], mode="lines+markers", line_color=CATEGORICAL[2], showlegend=False),
             row=1, col=3,
         )  # fmt: skip
-        drawing.update_xaxes(type="log", title_text="rank", row=1, col=3)
-        drawing.update_yaxes(type="log", row=1, col=3)
-        return styled(drawing, height=360)
+        drawing.update_xaxes(type="log", title_text="rank", tickvals=self.low_rank["rank"], row=1, col=3)
+        drawing.update_yaxes(type="log", dtick="D2", row=1, col=3)
+        drawing.update_yaxes(range=[0, 1], row=1, col=1)
+        return styled(drawing, height=380).update_layout(legend_y=1.12, margin_t=84)
 
 
 def pretrained(steps: int, width: int, layers: int, seed: int) -> CausalLM:
