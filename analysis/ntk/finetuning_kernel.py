@@ -248,7 +248,7 @@ class FinetuningKernel:
             row=1, col=3,
         )  # fmt: skip
         drawing.update_xaxes(type="log", title_text="rank", tickvals=self.low_rank["rank"], row=1, col=3)
-        drawing.update_yaxes(type="log", dtick="D2", row=1, col=3)
+        drawing.update_yaxes(type="log", row=1, col=3)
         drawing.update_yaxes(range=[0, 1], row=1, col=1)
         return styled(drawing, height=380).update_layout(legend_y=1.12, margin_t=84)
 
