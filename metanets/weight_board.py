@@ -123,7 +123,7 @@ class Bench:
             return before
         started = time.perf_counter()
         torch.manual_seed(seed)
-        return _finish(folder, before, self.task.prepare(self.block, config).baselines(), started)
+        return _finish(folder, before, self.task.experiment(self.block, config).baselines(), started)
 
     def trained(self, contender: Contender, seed: int, progress: bool = False) -> TaskRecord:
         """The stored metrics of a contender, trained where it is not.
@@ -135,7 +135,7 @@ class Bench:
         before = self._before(folder, contender.text, config.model_dump(mode="json"), seed)
         if before.finished:
             return before
-        experiment = self.task.prepare(self.block, config)
+        experiment = self.task.experiment(self.block, config)
         parameters = sum(p.numel() for p in experiment.network.parameters() if p.requires_grad)
         before = before.model_copy(update={"parameters": parameters})
         write_record(folder / RECORD, before)
@@ -153,7 +153,7 @@ class Bench:
     def restored(self, contender: Contender, seed: int) -> Experiment:
         """A trained experiment, as it was stored; trained where it is not."""
         self.trained(contender, seed)
-        experiment = self.task.prepare(self.block, self.config(contender, seed))
+        experiment = self.task.experiment(self.block, self.config(contender, seed))
         experiment.network.load_state_dict(load_file(self.place(contender.folder, seed) / WEIGHTS))
         experiment.network.eval()
         return experiment

@@ -71,6 +71,12 @@ class WeightTask:
     metanet: str = "graph_metanet"
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    def experiment(self, block: PopulationBlock, config: TrainingConfig) -> Experiment:
+        """What `prepare` makes, initialised by the config's seed; torch's generator is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return self.prepare(block, config)
+
 
 _REGISTRY = Registry[WeightTask]("weight task", "metanets.weight_tasks", "metazoo weight-tasks")
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning.pytorch as lightning
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from metanets.alignment import aligned, assigned, places, reordered
 from metanets.batching import ModelFunction
 from metanets.training import TrainingConfig
 from metanets.training.data import PopulationBlock
+from metanets.training.run import Curves
 from metanets.weight_board import Bench, board, run
 from metanets.weight_task import Experiment, checkpoint_values, read_block, split_rows, weight_task
 from metanets.weight_tasks import learned_optimizer
@@ -39,7 +41,7 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> PopulationBlock:
 
 def experiment(name: str, block: PopulationBlock, metanet: str = "unf", **fields: object) -> Experiment:
     config = TrainingConfig.read(metanet=metanet, batch_size=16, fields={**TINY, **fields})
-    return weight_task(name).prepare(block, config)
+    return weight_task(name).experiment(block, config)
 
 
 def moved(block: PopulationBlock) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,7 +79,7 @@ def test_alignment_is_learned_and_an_exact_copy_is_found_without(block: Populati
     back = reordered(block.topology, {a: assigned(s) for a, s in matcher(own, other).items()}, other.values)
     assert (back == own.values).all()
     before = subject.measure()
-    train_experiment(subject, TrainingConfig.read(metanet="unf", batch_size=16, epochs=8, learning_rate=1e-2), tmp_path)
+    train_experiment(subject, TrainingConfig.read(metanet="unf", batch_size=16, epochs=5, learning_rate=1e-2), tmp_path)
     after, naive = subject.measure(), subject.baselines()["as they are"]
     assert after["planted weights back"] > before["planted weights back"]
     assert after["barrier"] < naive["barrier"]
@@ -85,7 +87,7 @@ def test_alignment_is_learned_and_an_exact_copy_is_found_without(block: Populati
 
 def test_alignment_refuses_metanets_without_neurons(block: PopulationBlock) -> None:
     with pytest.raises(UserError, match="keeps no states of neurons by factor"):
-        weight_task("alignment").prepare(block, TrainingConfig.read(metanet="flat_mlp"))
+        weight_task("alignment").experiment(block, TrainingConfig.read(metanet="flat_mlp"))
 
 
 def test_adaptation_learns_and_tuning_descends(block: PopulationBlock, tmp_path: Path) -> None:
@@ -157,3 +159,29 @@ def test_results_are_kept_and_tabulated_over_seeds(
     assert {"task.json", "weights.safetensors", "metrics.csv", "tensorboard"} <= {
         file.name for file in folder.iterdir()
     }
+
+
+def test_what_was_interrupted_goes_on_to_the_same_end(
+    block: PopulationBlock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig.read(metanet="unf", epochs=3, batch_size=24, fields=TINY)
+    written = Curves.on_train_epoch_end
+
+    def stop(self: Curves, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        written(self, trainer, pl_module)
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    def trained(name: str) -> dict[str, torch.Tensor]:
+        return train_experiment(
+            weight_task("adapt_noisy").experiment(block, config), config, tmp_path / name
+        ).state_dict()
+
+    whole = trained("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Curves, "on_train_epoch_end", stop)
+        with pytest.raises(UserError, match=r"stopped after .* of 3 epochs; run the same command to go on"):
+            trained("parts")
+    parts = trained("parts")
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanets.editing import Gallery, edited_images, editing
+from metanets.editing import Gallery, edited_images
 from metanets.training import TrainingConfig
 from metanets.weight_task import read_block, split_rows, weight_task, weight_tasks
 from metanets.weight_tasks.contrast import contrast
@@ -58,7 +58,7 @@ def test_models_render_the_images_they_were_trained_on(gallery: Gallery) -> None
 def test_an_editor_makes_unseen_models_bolder(gallery: Gallery, tmp_path: Path) -> None:
     """Nearly a third of the error of changing nothing goes; the images it makes are nearer to their own wanted image than to another's."""
     config = TrainingConfig.read(metanet="graph_metanet", epochs=20, batch_size=16, fields={"width": 16, "signals": 64, "dropout": 0.0})  # fmt: skip
-    experiment = editing(gallery.block, config, dilate)
+    experiment = weight_task("dilate").experiment(gallery.block, config)
     with torch.enable_grad():
         editor = train_experiment(experiment, config, tmp_path)
     assert isinstance(editor, WeightUpdate)
@@ -73,7 +73,7 @@ def test_an_editor_makes_unseen_models_bolder(gallery: Gallery, tmp_path: Path) 
 
 def test_what_holds_no_images_is_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="no implicit representations of square grey images"):
-        weight_task("dilate").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("dilate").experiment(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
 
 
 def test_the_command_lists_measures_and_refuses(

@@ -51,7 +51,7 @@ def test_scores_in_order_have_area_one() -> None:
 def test_an_invariant_embedding_recognises_what_distance_does_not(block: PopulationBlock) -> None:
     """The embedding under the whole group (ScaleGMN) finds the same model always, distance does not."""
     config = TrainingConfig.read(metanet="scalegmn", epochs=1, batch_size=16, fields={"width": 8, "layers": 2, "embedding": 8, "dropout": 0.0})  # fmt: skip
-    experiment = weight_task("lineage").prepare(block, config)
+    experiment = weight_task("lineage").experiment(block, config)
     experiment.network.eval()
     assert experiment.measure()["auc same"] > 0.99
     assert experiment.baselines()["distance of weights"]["auc same"] < 0.95
@@ -61,4 +61,4 @@ def test_an_invariant_embedding_recognises_what_distance_does_not(block: Populat
 
 def test_first_and_last_alone_are_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="populate with --checkpoint-every"):
-        weight_task("lineage").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("lineage").experiment(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())

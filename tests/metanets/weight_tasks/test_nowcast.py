@@ -19,7 +19,7 @@ def test_rows_are_the_stored_checkpoints_and_training_beats_the_straight_line(tm
     populate(tmp_path / "zoo", config, "mlp", progress=False)
     block = read_block(Zoo.open(tmp_path / "zoo"), "mlp")
     training = TrainingConfig.read(metanet="unf", epochs=5, batch_size=16, fields={"width": 4, "layers": 2})
-    experiment = weight_task("nowcast").prepare(block, training)
+    experiment = weight_task("nowcast").experiment(block, training)
     rows = {name: metrics["relative error"] for name, metrics in experiment.baselines().items()}
     first, before, after = (checkpoint_values(block, k)[:, split_rows(block, "test")] for k in (-3, -2, -1))
     line = ((2 * before - first - after).square().sum(0) / (before - after).square().sum(0)).mean()
@@ -36,4 +36,4 @@ def test_errors_by_hand() -> None:
 
 def test_two_checkpoints_are_refused(metanet_zoo: Path) -> None:
     with pytest.raises(UserError, match="keeps 2 checkpoints, a forecast needs 3"):
-        weight_task("nowcast").prepare(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
+        weight_task("nowcast").experiment(read_block(Zoo.open(metanet_zoo), "mlp"), TrainingConfig())
