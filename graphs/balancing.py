@@ -31,6 +31,7 @@ FAR = 1e-2  # slope beyond which the Hessian is convexified
 LONGEST_STEP = 2.0
 DENSE = 400  # unknowns up to which the Hessian is formed
 FLAT = 1e-14  # of the largest curvature: below it a direction has none
+INDEFINITE = 1e-9  # of the largest curvature: a negative one beyond it is no rounding
 RIDGE = 1e-10  # of the largest curvature, so that flat directions can be factored too
 EXACT = 1e-12  # residual of an iterative solution; less is asked far from the least norm
 UNBOUNDED = 15.0  # log-scales beyond: a unit without weights on one side has no least norm
@@ -208,6 +209,9 @@ class _Balance:
         if self.other:
             hessian += torch.autograd.grad(slope, at, every, retain_graph=True, is_grads_batched=True)[0]
         values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
+        if self.shifted is not None and not self.shifted.far and values[0] < -INDEFINITE * values[-1]:
+            self.shifted.far = True
+            return self.newton(slope, at, gradient, steepness)
         curved = values > FLAT * values[-1]
         step = vectors[:, curved] @ ((vectors[:, curved].mT @ -gradient) / values[curved])
         return step if bool(step.any()) else -gradient

@@ -294,7 +294,7 @@ class Descent:
         for m in factor.mixed:
             if m.tensor in self.reference:
                 a, b = part_of(self.reference[m.tensor], m), part_of(self.tensors[m.tensor], m)
-                total += torch.einsum("recsn,recsm->cnm", a, b)
+                total += torch.einsum("recsn,recsm->cnm", a, b.conj()).real
         left, _, right = torch.linalg.svd(total)
         found = left @ right
         if only is not None:
