@@ -91,7 +91,7 @@ def _attention(
     shared = attn_mask is None or attn_mask.ndim == 2
     if not shared or add_zero_attn or query.ndim != 3 or any(part is not None for part in special) or (training and dropout_p):  # fmt: skip
         return None
-    apart = [others.get(f"{role}_proj_weight") for role in "qkv"] if use_separate_proj_weight else None
+    apart = [others[f"{role}_proj_weight"] for role in "qkv"] if use_separate_proj_weight else None
 
     def projected() -> list[Tensor]:
         # the packed weight and bias stay whole, so that they have products, and of what they give a third is read
