@@ -3,6 +3,9 @@
 Newton's method in the coordinates of the group at the point where it stands. What scales alone move is known in closed
 form (`ScaledNorm`), everything else is differentiated; large systems are solved by conjugate gradients, preconditioned
 by what the scales of one unit do to each other.
+
+With translations the norm may have several least points along an orbit. So the way to one starts where the orbit has one
+point: what translations shift first is brought to mean zero, then the norm is least along all the rest, which is convex.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,6 +37,7 @@ FLAT = 1e-14  # of the largest curvature: below it a direction has none
 INDEFINITE = 1e-9  # of the largest curvature: a negative one beyond it is no rounding
 RIDGE = 1e-10  # of the largest curvature, so that flat directions can be factored too
 EXACT = 1e-12  # residual of an iterative solution; less is asked far from the least norm
+CENTRED = 1e-13  # mean of what a translation shifts, relative to its entries, that counts as zero
 UNBOUNDED = 15.0  # log-scales beyond: a unit without weights on one side has no least norm
 
 Tensors = Mapping[str, Tensor]
@@ -52,7 +56,32 @@ def balance(group: SymmetryGroup, tensors: Tensors) -> tuple[dict[str, Tensor], 
     factors = [factor for factor in group.factors if factor.dimension and not _is_compact(factor)]
     if not factors:
         return dict(tensors), group.identity(), []
-    return _Balance(group, factors, tensors).run()
+    shifts = [factor for factor in factors if isinstance(factor, TranslationFactor)]
+    rest = [factor for factor in factors if not isinstance(factor, TranslationFactor)]
+    if not (shifts and rest):
+        return _Balance(group, factors, tensors).run()
+    centred, word = _centred(shifts, tensors)
+    start, moved, _ = _Balance(group, rest, centred).run()
+    found, last, reasons = _Balance(group, factors, start).run()
+    return found, GroupElement(group, (*word, *moved.word, *last.word)), reasons
+
+
+def _centred(
+    shifts: list[TranslationFactor], tensors: Tensors
+) -> tuple[dict[str, Tensor], list[tuple[Factor, Tensor]]]:
+    """Everything that translations shift at mean zero, and how it got there: one may shift what another starts from."""
+    now, word = dict(tensors), list[tuple[Factor, Tensor]]()
+    for _ in shifts:
+        settled = True
+        for factor in shifts:
+            parameters = factor.centring(now)
+            if float(parameters.abs().max()) > CENTRED * (1 + float(now[factor.leaf.tensor].abs().max())):
+                now.update(factor.apply(parameters, now))
+                word.append((factor, parameters))
+                settled = False
+        if settled:
+            break
+    return now, word
 
 
 class _Balance:
@@ -194,7 +223,7 @@ class _Balance:
     def newton(self, slope: Tensor, at: Tensor, gradient: Tensor, steepness: float) -> Tensor:
         """By the dense Hessian where it is small, whose flat directions are left alone, else iteratively."""
         if len(gradient) > DENSE:
-            goal = max(EXACT, min(steepness, 0.1))
+            goal = max(EXACT, min(steepness, 0.1) ** 2)
             step, positive = _solve(
                 lambda d: self.curvature(slope, at, d), self.preconditioner(slope, at), -gradient, goal
             )

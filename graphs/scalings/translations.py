@@ -177,6 +177,21 @@ class TranslationFactor(Factor):
             shift = shift / gain.reshape(*gain.shape[:-1], *wide)
         return shift.expand(*shift.shape[: shift.ndim - len(shape)], *shape)
 
+    def centring(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The parameters that bring the leaf to mean zero along the dimensions that are shifted alike, `[k]`.
+
+        With a gain the mean is one of products with it, which scales leave alone as they do the leaf's own zeros.
+        """
+        tensor = tensors[self.leaf.tensor]
+        values = tensor.flatten()[self.leaf.locate(tensor.shape)]
+        if self.gain is not None:
+            wide = [1] * values.ndim
+            wide[self.common[0]] = -1
+            values = values * tensors[self.gain].reshape(wide)
+        mean = values.mean(self.common, keepdim=True) if self.common else values
+        found = -mean.flatten() / self.step
+        return found.real if found.is_complex() else found
+
     def _amount(
         self, sink: Sink, schedule: list[tuple[Op, bool]], tensors: Tensors, changes: dict[str, Tensor],
         run: Mapping[int, Tensor] | None = None,
