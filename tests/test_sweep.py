@@ -172,7 +172,7 @@ class NoGradient(torch.nn.Module):
 def test_the_sweep_fails_on_a_broken_family(monkeypatch: pytest.MonkeyPatch) -> None:
     """Controls: an idle parameter, a margin that cannot be met, a store that rounds."""
     mlp = family("mlp")
-    broken = Family(**{**vars(mlp), "module": NoGradient, "margin": 0.99})
+    broken = Family(**{**vars(mlp), "module": NoGradient, "perceptron": None, "margin": 0.99})
     monkeypatch.setitem(families.__globals__["_REGISTRY"], "mlp", broken)
     trained.cache_clear()
     try:

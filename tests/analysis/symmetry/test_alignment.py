@@ -207,6 +207,7 @@ def test_a_planted_element_is_found_in_families(name: str) -> None:
 APART = {  # families where two points of one orbit do not meet
     "fno1d": "the linear factor is wider than what enters it: what multiplies nothing shrinks to zero in a balanced model",
     "hyperlstm": "two points of one orbit balance to norms that differ by 3e-4; not understood",
+    "srwm": "two points of one orbit end a fifth of their norm apart; not understood",
 }
 SLOW: list[Any] = [name for name in NAMES if name not in (*FAST, *APART)]
 for name, why in APART.items():
