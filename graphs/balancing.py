@@ -9,6 +9,7 @@ point: what translations shift first is brought to mean zero, then the norm is l
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from graphs.factors import Factor
 from graphs.group import SymmetryGroup
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor
-from graphs.scalings.scaled_norm import ScaledNorm, exponents_of, scales_of
+from graphs.scalings.scaled_norm import Part, ScaledNorm, exponents_of, scales_of
 from graphs.scalings.shifted_norm import ShiftedNorm
 from graphs.scalings.translations import TranslationFactor
 from graphs.scalings.unheld import unheld
@@ -84,6 +85,13 @@ def _centred(
     return now, word
 
 
+@lru_cache(maxsize=4)
+def _exponents(factors: tuple[Factor, ...]) -> tuple[dict[str, list[Part]], Tensor]:
+    """Exponents of all tensors and what holds the unheld: the same for all models of a group, and only read."""
+    parts = exponents_of(factors)
+    return parts, unheld(parts, sum(factor.identity().numel() for factor in factors))
+
+
 class _Balance:
     """Newton's method from one point.
 
@@ -96,8 +104,7 @@ class _Balance:
         self.shapes = [factor.identity().shape for factor in factors]
         self.sizes = [shape.numel() for shape in self.shapes]
         unknowns = sum(self.sizes)
-        self.parts = exponents_of(factors)
-        self.pull = unheld(self.parts, unknowns)
+        self.parts, self.pull = _exponents(tuple(factors))
         self.written = {name for factor in factors for name in _writes(factor)} & set(tensors)
         read = self.written.union(*(f.reads for f in factors if isinstance(f, TranslationFactor)))
         self.near = {name: tensor for name, tensor in tensors.items() if name in read}

@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
 
+from metanets.task_models import TaskModels, sampled
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import (
@@ -31,7 +31,6 @@ from modelzoo.task import Split
 Domain = Callable[[Tensor], Tensor]
 """Images `[S, channels, H, W]` in [0, 1] to images of the other domain."""
 Tensors = Mapping[str, Tensor]
-SAMPLES = 128  # images a step
 STEPS = (1, 5, 25)  # of fine-tuning
 RATES = (0.003, 0.01, 0.03, 0.1)  # of fine-tuning, the best one on the validation split counts
 SHARED = (200, 3e-3)  # steps and step size of Adam on one change for all
@@ -50,7 +49,7 @@ class Classifiers:
         task, function = block.population.task, block.function
         if task.inputs.kind != "image" or task.targets.kind != "classes" or function is None:
             raise UserError(f"population {block.population.name!r} does not classify images, so there is no domain to adapt to.")  # fmt: skip
-        self.block, self.task, self.template = block, task, function.template
+        self.block, self.on_task = block, TaskModels(task, function.template)
         self.train, self.test = (
             Split((domain(s.inputs[0]),), s.targets) for s in (task.data().train, task.data().test)
         )
@@ -60,31 +59,18 @@ class Classifiers:
         own = {name: tensor[rows] for name, tensor in self.block.tensors.items()}
         return {**own, **self.block.structure.scatter((self.block.values[:, rows] + change).T)}
 
-    def losses(self, tensors: Tensors, split: Split) -> Tensor:
-        """`[M]`."""
-        return vmap(partial(self._loss, split=split))(dict(tensors))
-
     def scores(self, tensors: Tensors) -> Tensor:
         """The task's metric on the test images of the domain, `[M]`."""
-        outputs = vmap(lambda own: functional_call(self.template, own, self.test.inputs))(dict(tensors))
-        return vmap(self.task.score, in_dims=(0, None))(outputs, self.test.targets)
-
-    def _loss(self, tensors: Tensors, split: Split) -> Tensor:
-        return self.task.loss(functional_call(self.template, dict(tensors), split.inputs), split.targets)
-
-    def sample(self) -> Split:
-        """Random training images of the domain."""
-        chosen = torch.randint(len(self.train.targets), (SAMPLES,))
-        return Split((self.train.inputs[0][chosen],), self.train.targets[chosen])
+        return self.on_task.scores(self.on_task.outputs(tensors, self.test.inputs), self.test.targets)
 
     def tuned(self, rows: Tensor, steps: int, rate: float) -> dict[str, Tensor]:
         """Models after steps of Adam on all of the domain's training images."""
         tensors = self.tensors(rows)
-        own = {name: tensors[name].clone().requires_grad_() for name, _ in self.template.named_parameters()}
+        own = {name: tensors[name].clone().requires_grad_() for name, _ in self.on_task.template.named_parameters()}
         optimizer = torch.optim.Adam(own.values(), rate)  # element by element: every model by itself
         for _ in range(steps):
             optimizer.zero_grad()
-            self.losses({**tensors, **own}, self.train).sum().backward()
+            self.on_task.losses({**tensors, **own}, self.train).sum().backward()
             optimizer.step()
         return {**tensors, **{name: tensor.detach() for name, tensor in own.items()}}
 
@@ -95,10 +81,10 @@ def adapting(block: PopulationBlock, config: TrainingConfig, domain: Domain) -> 
     train, validation, test = (split_rows(block, split) for split in ("train", "validation", "test"))
     training = block.models(train)
     editor = WeightUpdate(build(config, training), [training], FACTOR)
-    name = models.task.metric
+    name = models.on_task.task.metric
 
     def loss(rows: Tensor) -> Tensor:
-        return models.losses(models.tensors(rows, editor(block.models(rows))), models.sample()).mean()
+        return models.on_task.losses(models.tensors(rows, editor(block.models(rows))), sampled(models.train)).mean()
 
     @torch.no_grad()
     def measure() -> Metrics:
@@ -110,7 +96,7 @@ def adapting(block: PopulationBlock, config: TrainingConfig, domain: Domain) -> 
             "one change for all": mean_and_error(name, models.scores(models.tensors(test, _shared(models, train)))),
         }
         for steps in STEPS:
-            rate = min(RATES, key=lambda r: _finite_mean(models.losses(models.tuned(validation, steps, r), models.train)))  # fmt: skip
+            rate = min(RATES, key=lambda r: _finite_mean(models.on_task.losses(models.tuned(validation, steps, r), models.train)))  # fmt: skip
             tuned = models.scores(models.tuned(test, steps, rate))
             found[f"fine-tuned for {steps} steps, rate {rate:g}"] = mean_and_error(name, tuned)
         return found
@@ -130,7 +116,7 @@ def _shared(models: Classifiers, train: Tensor) -> Tensor:
     for _ in range(steps):
         rows = train[torch.randperm(len(train))[:32]]
         optimizer.zero_grad()
-        models.losses(models.tensors(rows, change), models.sample()).mean().backward()
+        models.on_task.losses(models.tensors(rows, change), sampled(models.train)).mean().backward()
         optimizer.step()
     return change.detach()
 

@@ -77,10 +77,16 @@ def reordered(topology: Topology, orders: Mapping[str, Tensor], values: Tensor) 
     return _written(found, pieces, values)
 
 
+def assignment(scores: Tensor) -> Tensor:
+    """For every row the column of the permutation with the largest sum of scores, `[..., n]` from `[..., n, n]` (Hungarian)."""
+    tables = scores.detach().double().flatten(0, -3).numpy()
+    orders = np.stack([linear_sum_assignment(table, maximize=True)[1] for table in tables])
+    return torch.from_numpy(orders).view(scores.shape[:-1])
+
+
 def assigned(scores: Tensor) -> Tensor:
     """The permutation matrices with the largest sums of scores, `[M, n, n]`."""
-    orders = np.stack([linear_sum_assignment(each, maximize=True)[1] for each in scores.detach().double().numpy()])
-    return torch.nn.functional.one_hot(torch.from_numpy(orders), scores.shape[-1]).to(scores.dtype)
+    return torch.nn.functional.one_hot(assignment(scores), scores.shape[-1]).to(scores.dtype)
 
 
 def _written(found: Places, pieces: Sequence[Tensor], values: Tensor) -> Tensor:
@@ -115,9 +121,7 @@ def _assignment(layout: Layout, axis: str, fixed: list[Tensor], pieces: list[Ten
                 for t in (a, b)
             )
             similarity = similarity + x.flatten(3) @ y.flatten(3).mT  # [M, parents or 1, size, size]
-    flat = similarity.flatten(0, 1).double().numpy()
-    orders = np.stack([linear_sum_assignment(each, maximize=True)[1] for each in flat])
-    order = torch.from_numpy(orders).unflatten(0, similarity.shape[:2])
+    order = assignment(similarity)
     return order if inside else order[:, 0]
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import analysis
-from analysis.symmetry.descent import Descent, assignment
+from analysis.symmetry.descent import Descent
 from analysis.symmetry.occurrences import matrices_of
 from analysis.symmetry.plan import Plan
 from analysis.symmetry.weight_matching import SWEEPS, Alignment, Matching, PairOptions, pair, state
@@ -24,6 +24,7 @@ from graphs.group import SymmetryGroup
 from graphs.interpreter import interpret
 from graphs.scalings.diagonal import DiagonalFactor
 from graphs.symmetry import symmetry
+from metanets.alignment import assignment
 from modelzoo.errors import UserError
 from modelzoo.store import Population
 

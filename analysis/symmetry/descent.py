@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from analysis.symmetry.occurrences import matrices_of
@@ -31,6 +30,7 @@ from graphs.scalings.diagonal import DiagonalFactor
 from graphs.scalings.linear import LinearFactor, Mixed
 from graphs.scalings.periods import PeriodFactor
 from graphs.scalings.rotations import RotationFactor
+from metanets.alignment import assignment
 
 PAIRED = 32  # blocks up to which the insides of all pairs are matched
 STEPS = 20  # of Frank–Wolfe
@@ -365,12 +365,6 @@ def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
 def squared_distance(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
     """‖A − B‖² over the names of the first."""
     return float(sum(float((tensor - right[name]).abs().square().sum()) for name, tensor in left.items()))
-
-
-def assignment(overlap: Tensor) -> Tensor:
-    """For every place the block with the largest total overlap, `[copies, m]` from `[copies, m, m]` (Hungarian)."""
-    found = [linear_sum_assignment(table, maximize=True)[1] for table in overlap.detach().numpy()]
-    return torch.from_numpy(np.stack(found)).long()
 
 
 def best_step(value: Callable[[float], float], at_zero: float, degree: int = 4) -> tuple[float, float]:

@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import analysis
-from analysis.symmetry.descent import assignment
 from analysis.symmetry.plan import Plan
 from analysis.symmetry.weight_matching import Alignment, Matching, PairOptions, pair, state
 from graphs.elements import GroupElement
 from graphs.factors import PermutationFactor
 from graphs.group import SymmetryGroup
 from graphs.symmetry import symmetry
+from metanets.alignment import assignment
 from modelzoo.store import Population
 
 ITERATIONS = 2000

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import Options, analysis
-from analysis.symmetry.descent import Descent, assignment, best_step, inner
+from analysis.symmetry.descent import Descent, best_step, inner
 from analysis.symmetry.merging import average
 from analysis.symmetry.occurrences import matrices_of
 from analysis.symmetry.plan import Plan
@@ -32,6 +32,7 @@ from graphs.elements import GroupElement
 from graphs.factors import Factor, PermutationFactor
 from graphs.group import SymmetryGroup
 from graphs.symmetry import symmetry
+from metanets.alignment import assignment
 from modelzoo.errors import UserError
 from modelzoo.store import Population
 

@@ -171,11 +171,12 @@ class TranslationFactor(Factor):
             shape = tuple(source[len(source) - len(shape) :])
         shift = parameters.reshape(*lead, *self.shape) * self.step
         if self.gain is not None:
-            gain = widen(tensors[self.gain])
-            wide = [1] * len(shape)
-            wide[self.common[0]] = shape[self.common[0]]
-            shift = shift / gain.reshape(*gain.shape[:-1], *wide)
+            shift = shift / self._wide(widen(tensors[self.gain]), len(shape))
         return shift.expand(*shift.shape[: shift.ndim - len(shape)], *shape)
+
+    def _wide(self, gain: Tensor, dims: int) -> Tensor:
+        """A gain `[..., size]` along the dimension of the leaf that it divides, all others 1."""
+        return gain.unflatten(-1, [-1 if d == self.common[0] else 1 for d in range(dims)])
 
     def centring(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The parameters that bring the leaf to mean zero along the dimensions that are shifted alike, `[k]`.
@@ -185,9 +186,7 @@ class TranslationFactor(Factor):
         tensor = tensors[self.leaf.tensor]
         values = tensor.flatten()[self.leaf.locate(tensor.shape)]
         if self.gain is not None:
-            wide = [1] * values.ndim
-            wide[self.common[0]] = -1
-            values = values * tensors[self.gain].reshape(wide)
+            values = values * self._wide(tensors[self.gain], values.ndim)
         mean = values.mean(self.common, keepdim=True) if self.common else values
         found = -mean.flatten() / self.step
         return found.real if found.is_complex() else found
@@ -248,9 +247,7 @@ class TranslationFactor(Factor):
         lead = moved.shape[: moved.ndim - len(source)]
         found = moved.flatten(len(lead))[..., positions]
         if self.gain is not None:
-            wide = [1] * positions.ndim
-            wide[self.common[0]] = -1
-            found = found * reference[self.gain].reshape(wide)
+            found = found * self._wide(reference[self.gain], positions.ndim)
         for d in self.common:
             found = found.narrow(len(lead) + d, 0, 1)
         found = found.flatten(len(lead)) / self.step

@@ -11,22 +11,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from metanets.alignment import aligned, assigned, places, reordered
 from metanets.batching import Models
 from metanets.functional import WeightFunctional
+from metanets.task_models import TaskModels, sampled
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import Experiment, Metrics, WeightTask, build, items_of, register, split_rows
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
+from modelzoo.task import Split
 
 WIDTH = 32  # of neurons' vectors
 SINKHORN = 12
 NOISE = 0.5  # of planted copies, relative to the spread of a tensor's weights
-SAMPLES = 128  # of the task a step
 PAIRS = 4  # partners of every test model
 Orders = dict[str, Tensor]  # by axis
 
@@ -86,12 +86,12 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         matrices = {axis: F.one_hot(order, order.shape[1]).to(own.dtype) for axis, order in orders.items()}
         return copies, reordered(topology, matrices, copies), {axis: order.argsort(1) for axis, order in orders.items()}
 
-    def losses(values: Tensor, rows: Tensor, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    on_task = TaskModels(task, function.template)
+
+    def losses(values: Tensor, rows: Tensor, split: Split) -> Tensor:
         """The task's, `[M]`; buffers are those of the rows."""
         own = {name: tensor[rows] for name, tensor in block.tensors.items()}
-        tensors = {**own, **block.structure.scatter(values.T)}
-        outputs = vmap(lambda each: functional_call(function.template, each, inputs))(tensors)
-        return vmap(task.loss, in_dims=(0, None))(outputs, targets)
+        return on_task.losses({**own, **block.structure.scatter(values.T)}, split)
 
     def loss(rows: Tensor) -> Tensor:
         own, (_, copies, orders) = block.values[:, rows], planted(rows)
@@ -102,9 +102,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         soft = {axis: sinkhorn(scores).exp() for axis, scores in matcher(models(own), models(other)).items()}
         share = torch.rand(len(rows))
         between = share * own + (1 - share) * reordered(topology, soft, other)
-        data = task.data().train
-        chosen = torch.randint(len(data.targets), (SAMPLES,))
-        return wrong / (size * len(rows)) + losses(between, rows, tuple(x[chosen] for x in data.inputs), data.targets[chosen]).mean()  # fmt: skip
+        return wrong / (size * len(rows)) + losses(between, rows, sampled(task.data().train)).mean()
 
     def matched(first: Tensor, second: Tensor) -> Tensor:
         """The second models in the predicted orders."""
@@ -122,10 +120,10 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         started = time.process_time()
         ordered = match(first, second)
         milliseconds = 1e3 * (time.process_time() - started) / first.shape[1]
-        ends = [losses(values, own_rows, data.inputs, data.targets) for values, own_rows in ((first, rows), (second, others))]  # fmt: skip
+        ends = [losses(values, own_rows, data) for values, own_rows in ((first, rows), (second, others))]  # fmt: skip
 
         def barrier(end: Tensor) -> float:
-            return float((losses((first + end) / 2, rows, data.inputs, data.targets) - (ends[0] + ends[1]) / 2).mean())
+            return float((losses((first + end) / 2, rows, data) - (ends[0] + ends[1]) / 2).mean())
 
         further = barrier(aligned(topology, first, ordered))
         return {"barrier": barrier(ordered), "then weight matching": further, "planted weights back": float(back), "CPU ms a pair": milliseconds}  # fmt: skip

@@ -14,12 +14,12 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from metanets.batching import Models
 from metanets.functional import EdgeHead, WeightFunctional
 from metanets.layout import rows_of
 from metanets.metanet import metanet
+from metanets.task_models import TaskModels, sampled
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import (
@@ -106,6 +106,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     own_task = task.data().train
     worlds = {"": own_task, ", other task": other_task(own_task)}
     shown = {name: Split((w.inputs[0][:SHOWN],), w.targets[:SHOWN]) for name, w in worlds.items()}
+    on_task = TaskModels(task, function.template)
     held = {name: tensor[:1] for name, tensor in block.tensors.items()}  # buffers, the same for all at first
 
     def losses(values: Tensor, split: Split) -> Tensor:
@@ -113,11 +114,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         models = values.shape[1]
         tensors = {name: tensor.expand(models, *tensor.shape[1:]) for name, tensor in held.items()}
         tensors.update(block.structure.scatter(values.T))
-        return vmap(lambda own: task.loss(functional_call(function.template, own, split.inputs), split.targets))(tensors)  # fmt: skip
-
-    def batch(world: Split, generator: torch.Generator) -> Split:
-        rows = torch.randint(len(world.targets), (SAMPLES,), generator=generator)
-        return Split(tuple(x[rows] for x in world.inputs), world.targets[rows])
+        return on_task.losses(tensors, split)
 
     def unrolled(values: Tensor, world: Split, generator: torch.Generator, seen: Callable[[Tensor], None]) -> Tensor:
         """Mean of log L_t over a training with the learned optimizer; what is seen after every step is detached."""
@@ -127,7 +124,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
                 values = values.detach()
             with torch.enable_grad():
                 point = values if values.requires_grad else values.detach().requires_grad_()
-                found = losses(point, batch(world, generator))
+                found = losses(point, sampled(world, SAMPLES, generator))
                 slope = torch.autograd.grad(found.sum(), point, retain_graph=True)[0].detach()
             momenta = [beta * m + (1 - beta) * slope for beta, m in zip(MOMENTA, momenta, strict=True)]
             square = SQUARES * square + (1 - SQUARES) * slope.square()
@@ -152,7 +149,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         for t in range(STEPS):
             adam.param_groups[0]["lr"] = rate * (1 - t / STEPS if decay else 1)
             adam.zero_grad()
-            losses(values, batch(worlds[name], generator)).sum().backward()
+            losses(values, sampled(worlds[name], SAMPLES, generator)).sum().backward()
             adam.step()
             with torch.no_grad():
                 curve.append(losses(values, shown[name]).mean())

@@ -11,20 +11,18 @@ codes of an autoencoder of weights.
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from metanets.alignment import aligned
 from metanets.batching import Models
 from metanets.networks.sane import SANE
+from metanets.task_models import TaskModels, sampled
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import Experiment, Metrics, WeightTask, build, items_of, register, split_rows
 from metanets.weight_update import WeightUpdate
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
-from modelzoo.task import Split
 
-SAMPLES = 128  # of the task a step
 NEW = 100  # models that are measured
 COMPONENTS = 32
 SHARE = 0.1  # of the squared error of weights in the loss
@@ -79,18 +77,14 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     def parameters(found: Tensor) -> dict[str, Tensor]:
         return {name: tensor.contiguous() for name, tensor in block.structure.scatter(found.T).items()}
 
-    def outputs(found: Tensor, split: Split) -> Tensor:
-        """`[M, S, classes]`."""
-        return vmap(lambda own: functional_call(function.template, own, split.inputs))(parameters(found))
+    on_task = TaskModels(task, function.template)
 
     def loss(rows: Tensor) -> Tensor:
         own, sigma = values[:, rows], torch.rand(len(rows))
         found = restored((1 - sigma) * own + sigma * density.draw(len(rows)))
-        data = task.data().train
-        chosen = torch.randint(len(data.targets), (SAMPLES,))
-        sample = Split(tuple(x[chosen] for x in data.inputs), data.targets[chosen])
+        sample = sampled(task.data().train)
         off = (((found - own) / spread.clamp_min(1e-12))[varies].square().mean(0) * (1 - sigma).square()).mean()
-        return SHARE * off + vmap(task.loss, in_dims=(0, None))(outputs(found, sample), sample.targets).mean()
+        return SHARE * off + on_task.losses(parameters(found), sample).mean()
 
     def nearest(found: Tensor, others: Tensor) -> Tensor:
         """Distance to the nearest other model in units of s, `[M]`."""
@@ -102,8 +96,8 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     @torch.no_grad()
     def scored(found: Tensor) -> Metrics:
         data = task.data().test
-        given = outputs(found, data)
-        scores = vmap(task.score, in_dims=(0, None))(given, data.targets)
+        given = on_task.outputs(parameters(found), data.inputs)
+        scores = on_task.scores(given, data.targets)
         novelty = nearest(aligned(block.topology, reference[:, :1].expand_as(found), found), values[:, train])
         metrics = {f"{task.metric}": float(scores.mean()), "worst": float(scores.min() if task.higher_is_better else scores.max())}  # fmt: skip
         if task.targets.kind == "classes":

@@ -19,7 +19,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from analysis.symmetry.activation_matching import match_activations
-from analysis.symmetry.descent import assignment
 from analysis.symmetry.occurrences import matrices_of
 from analysis.symmetry.orbit_distances import distances
 from analysis.symmetry.plan import Plan
@@ -30,6 +29,7 @@ from graphs import SymmetryGroup, symmetry
 from graphs.factors import PermutationFactor
 from graphs.interpreter import widen
 from graphs.verify import double_precision, outputs
+from metanets.alignment import assignment
 from modelzoo.errors import UserError
 from modelzoo.families.attention.causal_lm import CausalLM, CausalLMConfig
 from modelzoo.family import families, family

@@ -93,8 +93,8 @@ def test_alignment_refuses_metanets_without_neurons(block: PopulationBlock) -> N
 def test_adaptation_learns_and_tuning_descends(block: PopulationBlock, tmp_path: Path) -> None:
     subject = experiment("adapt_rotated", block)
     models, rows = Classifiers(block, turn), split_rows(block, "test")
-    plain = models.losses(models.tensors(rows), models.train).mean()
-    assert models.losses(models.tuned(rows, 5, 0.01), models.train).mean() < plain
+    plain = models.on_task.losses(models.tensors(rows), models.train).mean()
+    assert models.on_task.losses(models.tuned(rows, 5, 0.01), models.train).mean() < plain
     before = float(subject.loss(rows).detach())
     train_experiment(subject, TrainingConfig.read(metanet="unf", batch_size=16, epochs=6, learning_rate=1e-2), tmp_path)
     with torch.no_grad():
