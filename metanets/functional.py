@@ -17,7 +17,8 @@ from metanets.batching import Models
 from metanets.equivariant import WeightSpaceLinear
 from metanets.layout import Layout, Places, layout_of, rows_of
 from metanets.metanet import MetanetModule, Prediction
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import probe_shapes
+from metanets.readout import Readout, ReadoutConfig
 from modelzoo.errors import UserError
 
 

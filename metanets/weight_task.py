@@ -129,9 +129,15 @@ def checkpoint_values(block: PopulationBlock, checkpoint: int) -> Tensor:
 
 
 def build(config: TrainingConfig, training: Models) -> MetanetModule:
-    """The metanet of a config, fitted to an architecture and calibrated."""
+    """The metanet of a config, fitted to an architecture and calibrated.
+
+    Answers of the models (probes, a lattice) are off unless they are set by hand: they enter embeddings, but no outputs of
+    edges or neurons.
+    """
     found = metanet(config.metanet)
-    network = found.build(found.configure({**config.fields, **found.adapt([training], config.fields)}), config.seed)
+    fields: dict[str, Any] = {name: 0 for name in ("probes", "lattice") if name in found.config.model_fields}
+    fields.update(config.fields)
+    network = found.build(found.configure({**fields, **found.adapt([training], fields)}), config.seed)
     network.calibrate([training])
     return network
 

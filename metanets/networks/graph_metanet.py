@@ -7,7 +7,8 @@ al., 2024): messages modulated by the edge, reversed edges, positions of inputs 
 Two ideas of our own keep it fast and let it learn from few models. Kernel taps between two channels are parallel edges;
 they are summed into one state per pair of nodes, by a map that depends on the tap, before any message is sent. And
 *signals* run once through the graph from inputs to outputs, level by level, multiplied by the weights themselves: with
-the right activation they are the network's own forward pass at inputs that the metanet learns.
+the right activation they are the network's own forward pass at inputs that the metanet learns. Where models come with their
+function, that is read instead (see `metanets.probes`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,14 @@ from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.cells import STATISTICS, CellStatistics
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import laid_out, probe_shapes, probed
+from metanets.readout import Readout, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
 from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
 PROBES = 64
+LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
@@ -37,7 +40,8 @@ class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
     Without `signals`, `edge_updates` or `statistics` (mean, spread and quantiles of the weights of every layer) these parts
-    are left out. Training sets `probes` to 64 wherever models can be evaluated, unless it is set by hand.
+    are left out. Where models can be evaluated, training sets `lattice` (functions of one to three coordinates) or `probes`
+    and leaves out the signals that imitate it, unless they are set by hand.
     """
 
     width: int = Field(32, gt=0)
@@ -272,8 +276,15 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Probes wherever models can be evaluated, unless their number is set by hand."""
-    return probe_shapes(training, fields, PROBES)
+    """One reading of what the models do, unless one is set by hand: a lattice, else probes, else signals."""
+    if any(fields.get(name) for name in ("probes", "lattice")):
+        return {"signals": 0, **fields, **probe_shapes(training, fields)}
+    shapes = probed(training) if fields.get("probes") is None else None
+    if shapes is None:
+        return {}
+    dense = fields.get("lattice") is None and laid_out(shapes[0])
+    reading = {"lattice": LATTICE[shapes[0][0]]} if dense else {"probes": PROBES}
+    return {"signals": 0, **reading, **fields, "probe_shape": shapes[0], "probe_outputs": shapes[1]}
 
 
 METANET = register(

@@ -20,7 +20,8 @@ from graphs import EDGE_KINDS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.networks.graph_metanet import FEATURES, WAVES, EdgeEncoder, perceptron, pool, soft, waves
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import probe_shapes
+from metanets.readout import Readout, ReadoutConfig
 from modelzoo.family import Paper
 
 HEADS = 4

@@ -13,7 +13,8 @@ from graphs import EDGE_KINDS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.networks.graph_metanet import WAVES, perceptron, pool, soft, waves
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import probe_shapes
+from metanets.readout import Readout, ReadoutConfig
 from modelzoo.family import Paper
 
 MOMENTS = 5

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from metanets.batching import Models
 from metanets.metanet import Metanet, MetanetModule, Prediction, register
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import probe_shapes
+from metanets.readout import Readout, ReadoutConfig
 from metanets.signals import WAVES, waves
 from modelzoo.errors import UserError
 from modelzoo.family import Paper

@@ -20,7 +20,8 @@ from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.charges import Charges, charges
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.networks.graph_metanet import WAVES, perceptron, pool, soft, waves
-from metanets.readout import Readout, ReadoutConfig, probe_shapes
+from metanets.probes import probe_shapes
+from metanets.readout import Readout, ReadoutConfig
 from modelzoo.family import Paper
 
 FORMS = 2  # of an edge value: x and its logarithm, both odd

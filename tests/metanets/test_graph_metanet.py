@@ -15,7 +15,8 @@ from graphs import GraphStructure, Program, SymmetryGroup
 from graphs.symmetry import permutation_group
 from metanets.batching import ModelFunction, Models, Topology
 from metanets.metanet import MetanetModule, metanet
-from metanets.networks.graph_metanet import OUTPUTS, PROBES, GraphMetanet
+from metanets.networks.graph_metanet import LATTICE, OUTPUTS, PROBES, GraphMetanet
+from metanets.probes import Lattice
 from metanets.signals import HIDDEN
 from modelzoo.errors import UserError
 from modelzoo.family import Family, families, family
@@ -109,6 +110,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no statistics": {"statistics": False},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
+    "lattice": {"lattice": 4, "probe_shape": (2,)},
 }
 
 
@@ -129,16 +131,42 @@ def test_every_optional_part_is_a_switch_and_keeps_invariance(fields: dict[str, 
     assert names[0] != names[1], "the switch changes nothing"
 
 
-def test_probes_are_on_where_models_can_be_evaluated_and_off_by_hand() -> None:
+def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() -> None:
     found, function = metanet("graph_metanet"), ModelFunction(built("siren", 0), stack("siren"), (2,))
     graph = topology(architecture("siren")[2])
     values = torch.zeros(graph.edges, MODELS)
     with_function, without = Models(graph, values, function), Models(graph, values)
-    assert found.adapt([with_function], {}) == {"probes": PROBES, "probe_shape": (2,), "probe_outputs": 1}
-    assert found.adapt([with_function], {"probes": 0}) == {}
-    assert found.adapt([with_function, without], {}) == {}
-    with pytest.raises(UserError, match="probes need models that take one real tensor"):
-        found.adapt([with_function, without], {"probes": 5})
+    shapes = {"signals": 0, "probe_shape": (2,), "probe_outputs": 1}
+    assert found.adapt([with_function], {}) == {"lattice": LATTICE[2], **shapes}
+    assert found.adapt([with_function], {"lattice": 0}) == {"probes": PROBES, "lattice": 0, **shapes}
+    assert found.adapt([with_function], {"signals": 8}) == {"lattice": LATTICE[2], **shapes, "signals": 8}
+    assert found.adapt([with_function], {"probes": 0}) == found.adapt([with_function, without], {}) == {}
+    for fields in ({"probes": 5}, {"lattice": 4}):
+        with pytest.raises(UserError, match="models must take one real tensor"):
+            found.adapt([with_function, without], fields)
+
+
+def test_a_lattice_is_refused_where_inputs_are_no_coordinates() -> None:
+    graph = topology(architecture("mlp")[2])
+    function = ModelFunction(built("mlp", 0), stack("mlp"), tuple(task(family("mlp").task).inputs.shape))
+    models = Models(graph, torch.zeros(graph.edges, MODELS), function)
+    assert metanet("graph_metanet").adapt([models], {})["probes"] == PROBES
+    with pytest.raises(UserError, match="one to three coordinates"):
+        metanet("graph_metanet").adapt([models], {"lattice": 4})
+
+
+@pytest.mark.parametrize("coordinates", [1, 2, 3])
+def test_a_lattice_holds_what_models_answer_at_its_points(coordinates: int) -> None:
+    lattice = Lattice(8, coordinates, 1).double()
+    model = nn.Linear(coordinates, 1, bias=False).double()
+    weights = torch.randn(3, 1, coordinates, dtype=torch.float64)
+    graph = topology(architecture("siren")[2])
+    models = Models(graph, torch.zeros(graph.edges, 3), ModelFunction(model, {"weight": weights}, (coordinates,)))
+    read: list[torch.Tensor] = []
+    lattice.convolutions.register_forward_hook(lambda module, inputs, outputs: read.append(inputs[0]))
+    assert lattice(models).shape == (3, lattice.size)
+    corner = read[0][(slice(None), 0, *(coordinates * (-1,)))]  # t = (1, …, 1)
+    torch.testing.assert_close(corner, weights.sum(2)[:, 0])
 
 
 def test_a_permutation_outside_the_group_changes_the_embedding() -> None:
