@@ -35,6 +35,10 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--augment", help="Augmentation, NAME or NAME=strength (orbit, noise=0.1); repeatable."),
         ] = None,
+        data: Annotated[
+            str, typer.Option(help="Where weights are: memory, mapped (a local copy) or streamed (from the zoo).")
+        ] = "memory",
+        precision: Annotated[str, typer.Option(help="Of the arithmetic: 32, bf16-mixed or 64.")] = "32",
         seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
         set_: Annotated[
             list[str] | None,
@@ -55,7 +59,7 @@ def register(app: typer.Typer) -> None:
         config = TrainingConfig.read(
             metanet=metanet, fields=read_key_values(set_), target=target, kind=kind, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, patience=patience,
-            average=average, augment=dict(strength(text) for text in augment_ or []), seed=seed,
+            average=average, data=data, precision=precision, augment=dict(strength(text) for text in augment_ or []), seed=seed,
         )  # fmt: skip
         if out is None:
             if "://" in zoo:

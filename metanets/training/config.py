@@ -1,12 +1,15 @@
 """How a metanet is trained: everything the command line states."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metanets.runs import Kind
 from metanets.training.augmentation import strengths
+from metanets.training.reading import DataMode
 from modelzoo.errors import UnknownNameError, UserError
+
+Precision = Literal["32", "bf16-mixed", "64"]
 
 
 class TrainingConfig(BaseModel):
@@ -24,6 +27,8 @@ class TrainingConfig(BaseModel):
         gradient_clip: largest gradient norm.
         patience: epochs without a better validation loss before training stops, None never stops early.
         average: decay of an exponential moving average of the weights that is validated and kept, 0 for none.
+        data: whether the zoo's weights are in memory, memory-mapped, or streamed chunk by chunk.
+        precision: of the arithmetic, in Lightning's words.
         augment: augmentations of every step by name with their strengths, in the order in which they are applied.
         seed: of initialisation and batches.
     """
@@ -41,6 +46,8 @@ class TrainingConfig(BaseModel):
     gradient_clip: float = Field(1.0, gt=0)
     patience: int | None = Field(None, gt=0)
     average: float = Field(0.0, ge=0, lt=1)
+    data: DataMode = "memory"
+    precision: Precision = "32"
     augment: dict[str, float] = {}
     seed: int = Field(0, ge=0)
 
@@ -52,6 +59,8 @@ class TrainingConfig(BaseModel):
         for key in given:
             if key not in cls.model_fields:
                 raise UnknownNameError("training key", key, cls.model_fields)
+        if given.get("precision") == "16-mixed":
+            raise UserError("precision 16-mixed needs a GPU, and metanets train on the CPU; take bf16-mixed.", 2)
         try:
             return cls(**given)
         except ValidationError as error:

@@ -1,6 +1,6 @@
-"""Populations of a zoo as training data of a metanet: in memory, one block an architecture, splits as in the zoo."""
+"""Populations of a zoo as training data of a metanet: one block an architecture, splits as in the zoo."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -10,8 +10,8 @@ import lightning.pytorch as lightning
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import graphs
 from graphs import GraphStructure, SymmetryGroup
@@ -19,10 +19,21 @@ from metanets.batching import ModelFunction, Models, Topology
 from metanets.runs import Kind
 from metanets.training.augmentation import Sample, augmentation
 from metanets.training.augmentation import augment as apply
+from metanets.training.reading import (
+    BUFFER_BYTES,
+    ChunkShuffle,
+    DataMode,
+    Reading,
+    Shuffle,
+    Streamed,
+    model_bytes,
+    reading,
+)
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.store import Population, Zoo
 
 SPLITS = ("train", "validation", "test")
+FEWEST_SAMPLED = 64  # models that statistics are read off
 FEWEST = {"train": 4, "validation": 2, "test": 2}
 Batch = list[tuple[Models, Tensor]]
 
@@ -35,45 +46,68 @@ class PopulationBlock:
         population: where they come from.
         group: the symmetry group of the architecture.
         structure: its parameter graph.
-        tensors: parameters and buffers, `{name: [M, *shape]}`.
-        values: `[E, M]` edge values.
+        reading: how their weights are reached.
         table: the rows of the model table, in the same order.
     """
 
     population: Population
     group: SymmetryGroup
     structure: GraphStructure
-    tensors: Mapping[str, Tensor]
-    values: Tensor
+    reading: Reading
     table: pd.DataFrame
 
     @classmethod
-    def read(cls, population: Population, table: pd.DataFrame) -> "PopulationBlock":
-        """Read the models of some rows of the model table."""
+    def read(
+        cls, population: Population, table: pd.DataFrame, mode: DataMode = "memory", room: int = BUFFER_BYTES
+    ) -> "PopulationBlock":
+        """The models of some rows of the model table.
+
+        Args:
+            population: where they are.
+            table: the rows.
+            mode: whether their weights are in memory, mapped or streamed.
+            room: bytes of weights that stay in memory, where they are streamed.
+        """
         group = graphs.infer(graphs.trace(population.template(), population.example_inputs()))
-        structure = graphs.graph_structure(group)
-        rows = population.positions(table.index)
-        every = len(rows) == len(population)
-        tensors = population.stacked(None if every else rows, kind="state")
-        return cls(population, group, structure, tensors, structure.values(tensors).T.contiguous(), table)
+        found = reading(mode, population, population.positions(table.index), room)
+        return cls(population, group, graphs.graph_structure(group), found, table)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers of all of them, `{name: [M, *shape]}`, in memory."""
+        return self.reading.everything()
+
+    @cached_property
+    def values(self) -> Tensor:
+        """`[E, M]` edge values of all of them, in memory."""
+        return self.structure.values(self.tensors).T.contiguous()
 
     @cached_property
     def topology(self) -> Topology:
         """The parameter graph, laid out for metanets."""
         return Topology.of_group(self.group, self.structure)
 
-    @cached_property
+    @property
     def function(self) -> ModelFunction | None:
         """All the models as functions, None where they do not take one real tensor."""
-        spec = self.population.task.inputs
-        single = len(self.population.example_inputs()) == 1 and self.population.family.not_vmappable is None
-        if spec.classes is not None or not single:
-            return None
-        return ModelFunction(self.population.template(), self.tensors, spec.shape)
+        return self._function(self.tensors) if self._evaluable else None
+
+    @cached_property
+    def _evaluable(self) -> bool:
+        classes, inputs = self.population.task.inputs.classes, self.population.example_inputs()
+        return classes is None and len(inputs) == 1 and self.population.family.not_vmappable is None
+
+    @cached_property
+    def _template(self) -> nn.Module:
+        return self.population.template()
+
+    def _function(self, tensors: Mapping[str, Tensor]) -> ModelFunction:
+        return ModelFunction(self._template, tensors, self.population.task.inputs.shape)
 
     def models(self, rows: Tensor) -> Models:
         """Some of the models."""
-        return self._models(self.values[:, rows], {name: tensor[rows] for name, tensor in self.tensors.items()})
+        tensors = self.reading.take(rows)
+        return self._models(self.structure.values(tensors), tensors)
 
     def augmented(
         self, rows: Tensor, targets: Tensor, classes: int, augment: Mapping[str, float], generator: torch.Generator
@@ -87,43 +121,16 @@ class PopulationBlock:
             augment: strengths of augmentations by name.
             generator: of everything random.
         """
-        sample = Sample(self.topology, {name: tensor[rows] for name, tensor in self.tensors.items()}, targets, classes)
-        sample = apply(sample, augment, generator)
-        values = sample.values.T.to(self.values.dtype).contiguous()
-        return self._models(values, sample.tensors), sample.targets
+        sample = apply(Sample(self.topology, self.reading.take(rows), targets, classes), augment, generator)
+        return self._models(sample.values, sample.tensors), sample.targets
 
     def _models(self, values: Tensor, tensors: Mapping[str, Tensor]) -> Models:
-        function = self.function
-        if function is not None:
-            function = ModelFunction(function.template, tensors, function.shape)
-        return Models(self.topology, values, function)
+        return Models(self.topology, values.T.contiguous(), self._function(tensors) if self._evaluable else None)
 
 
 def seed_of(*numbers: int) -> int:
     """One seed from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-class Shuffle(Sampler[int]):
-    """An order of the models that depends on seed and epoch alone, so that a resumed training sees what it would have seen.
-
-    Args:
-        count: of models.
-        seed: of the training.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist())
 
 
 def check_column(table: pd.DataFrame, column: str) -> None:
@@ -143,6 +150,8 @@ class WeightData(lightning.LightningDataModule):
         batch_size: models a step.
         augment: augmentations of training by name, with their strengths.
         seed: of the batches.
+        check: whether the column and the splits must suffice for a training.
+        mode: whether weights are in memory, mapped or streamed.
 
     Raises:
         UserError: a population or the column is missing, the column is constant, or a split has too few models.
@@ -151,6 +160,7 @@ class WeightData(lightning.LightningDataModule):
     def __init__(
         self, zoo: Zoo, populations: Sequence[str], target: str, kind: Kind | None = None, batch_size: int = 64,
         augment: Mapping[str, float] = MappingProxyType({}), seed: int = 0, check: bool = True,
+        mode: DataMode = "memory",
     ) -> None:  # fmt: skip
         super().__init__()
         if not populations:
@@ -158,7 +168,7 @@ class WeightData(lightning.LightningDataModule):
         if len(set(populations)) != len(populations):
             raise UserError("a population is named twice; name each once.", 2)
         self.snapshot, self.target, self.batch_size, self.augment = zoo.snapshot_id, target, batch_size, augment
-        self.seed = seed
+        self.seed, self.room = seed, BUFFER_BYTES // len(populations)
         self.diverged, tables = 0, []
         for name in populations:
             table = zoo[name].table
@@ -176,7 +186,10 @@ class WeightData(lightning.LightningDataModule):
         if check:
             self._check(column, pd.concat([table["split"] for table in tables]))
         self.classes = tuple(sorted(column.unique().tolist())) if self.kind == "classification" else ()
-        self.blocks = [PopulationBlock.read(zoo[name], table) for name, table in zip(populations, tables, strict=True)]
+        self.blocks = [
+            PopulationBlock.read(zoo[name], table, mode, self.room)
+            for name, table in zip(populations, tables, strict=True)
+        ]
         sizes = [len(block.table) for block in self.blocks]
         self.where = torch.cat([torch.stack([torch.full((n,), b), torch.arange(n)], 1) for b, n in enumerate(sizes)])
         self.table = pd.concat(
@@ -230,19 +243,29 @@ class WeightData(lightning.LightningDataModule):
         return found
 
     def training_models(self) -> list[Models]:
-        """The training models of every population, for statistics."""
-        train = torch.tensor(self.rows("train"))
-        return [
-            block.models(rows)
-            for number, block in enumerate(self.blocks)
-            if len(rows := self.where[train][self.where[train, 0] == number, 1])
-        ]
+        """Training models of every population, for statistics: at even distances, where all would not fit into a buffer."""
+        train, found = self.where[self.rows("train")], []
+        for number, block in enumerate(self.blocks):
+            rows = train[train[:, 0] == number, 1]
+            if len(rows):
+                fitting = max(FEWEST_SAMPLED, self.room // model_bytes(block.population))
+                found.append(block.models(rows[torch.linspace(0, len(rows) - 1, min(fitting, len(rows))).long()]))
+        return found
+
+    def _order(self, rows: Sequence[int]) -> Shuffle:
+        """How training models are shuffled."""
+        streams = [block.reading for block in self.blocks if isinstance(block.reading, Streamed)]
+        if not streams:
+            return Shuffle(len(rows), self.seed)
+        first = np.cumsum([0, *(len(stream.population) // stream.chunk + 1 for stream in streams)])
+        chunks = np.concatenate([stream.chunks.numpy() + n for stream, n in zip(streams, first[:-1], strict=True)])
+        return ChunkShuffle(chunks[list(rows)], min(stream.most for stream in streams), self.seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training models, shuffled anew every epoch; a last batch of one model is dropped."""
         rows: Any = self.rows("train")
         drop = len(rows) % self.batch_size == 1
-        order = Shuffle(len(rows), self.seed)
+        order = self._order(rows)
         return DataLoader(
             rows, self.batch_size, sampler=order, drop_last=drop,
             collate_fn=lambda batch: self.collate(batch, self.augment, seed_of(self.seed, order.epoch, batch[0])),

@@ -11,7 +11,7 @@ from metanets.runs import Run
 from metanets.scores import split_scores
 from metanets.training.config import TrainingConfig
 from metanets.training.data import WeightData
-from metanets.training.run import predictions, predictor_of, train
+from metanets.training.run import config_of, predictions, predictor_of, train
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 
@@ -39,7 +39,14 @@ def evaluate(run: Run, zoo: str | Path | None = None, populations: Sequence[str]
     if zoo is None and populations is None:
         return _rows(run.record.metanet, split_scores(run.table, run.record.kind))
     names = tuple(populations or run.record.populations)
-    data = WeightData(Zoo.open(zoo or run.record.zoo), names, run.record.target, run.record.kind, check=False)
+    data = WeightData(
+        Zoo.open(zoo or run.record.zoo),
+        names,
+        run.record.target,
+        run.record.kind,
+        check=False,
+        mode=config_of(run).data,
+    )
     if not len(data.table):
         raise UserError(f"{', '.join(names)} has no model with a value in column {run.record.target!r}.")
     data.classes = run.record.classes
@@ -66,10 +73,13 @@ def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
     """
     record, rows = run.record, []
     store = Zoo.open(record.zoo, at=record.snapshot)
-    data = WeightData(store, record.populations, record.target, record.kind)
+    mode = config_of(run).data
+    data = WeightData(store, record.populations, record.target, record.kind, mode=mode)
     same = len({block.topology.edges for block in data.blocks}) == 1 and len(data.blocks) == 1
     if same and record.metanet != FLAT.metanet:
-        config = FLAT.model_copy(update={"target": record.target, "kind": record.kind, "seed": record.seed})
+        config = FLAT.model_copy(
+            update={"target": record.target, "kind": record.kind, "seed": record.seed, "data": mode}
+        )
         done = train(record.zoo, record.populations, run.path / BASELINES / FLAT.metanet, config, progress)
         rows += evaluate(runs.load(done.path))
     for fitted in registered_baselines().values():

@@ -68,8 +68,8 @@ def train(
         if before.finished:
             return runs.load(path)
     data = WeightData(
-        store, populations, config.target, config.kind, config.batch_size, config.augment, config.seed
-    )  # fmt: skip
+        store, populations, config.target, config.kind, config.batch_size, config.augment, config.seed, mode=config.data
+    )
     training = data.training_models()
     if chosen.one_architecture and len({models.topology for models in training}) > 1:
         raise UserError(f"metanet {chosen.name!r} reads one architecture; name one population, or train graph_metanet.")
@@ -106,12 +106,13 @@ def train(
 def _check_same(
     path: Path, before: RunRecord, zoo: str | Path, populations: Sequence[str], config: TrainingConfig
 ) -> None:
-    have = {"zoo": before.zoo, "populations": list(before.populations), **before.training}
+    defaults = TrainingConfig().model_dump(mode="json")  # settings that older runs did not know
+    have = {"zoo": before.zoo, "populations": list(before.populations), **defaults, **before.training}
     want = {"zoo": str(zoo), "populations": list(populations), **config.model_dump(mode="json")}
     for key in want:
-        if have.get(key) != want[key]:
+        if have[key] != want[key]:
             raise UserError(
-                f"{str(path)!r} holds a run with {key} = {have.get(key)!r}, now it is {want[key]!r}; "
+                f"{str(path)!r} holds a run with {key} = {have[key]!r}, now it is {want[key]!r}; "
                 "repeat the first command to resume, or choose another --out.") from None  # fmt: skip
 
 
@@ -217,6 +218,12 @@ def predictions(predictor: Predictor, data: WeightData) -> tuple[pd.DataFrame, N
         for number, name in enumerate(data.classes):
             table[f"probability {name}"] = probabilities[:, number]
     return table, embeddings
+
+
+def config_of(run: Run) -> TrainingConfig:
+    """How a run was trained; settings that it did not know have their defaults."""
+    known = {key: value for key, value in run.record.training.items() if key in TrainingConfig.model_fields}
+    return TrainingConfig.read(**known)
 
 
 def predictor_of(run: Run) -> Predictor:

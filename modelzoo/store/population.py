@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Family, FamilyConfig, family
-from modelzoo.store import arrays
-from modelzoo.store.cache import memory_mapped
+from modelzoo.store import arrays, cache
 from modelzoo.store.query import select
 from modelzoo.store.records import Kind, ModelBatch, PopulationInfo, check_encoding, manifest
 from modelzoo.task import Task, task
@@ -110,11 +109,10 @@ class Population:
             checkpoint: index into `info.checkpoint_steps`; -1 is the trained model.
             kind: parameters, buffers, or both (`state`).
         """
-        step = self._checkpoint(checkpoint)
+        step, wanted = self._checkpoint(checkpoint), self._wanted(kind)
         if rows is not None and not isinstance(rows, slice):
             rows = np.asarray(rows)
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        wanted = {path: info.name for path, (of, info) in self.info.tensors.items() if kind in (of, "state")}
         self._check_not_empty()
         if rows is None or isinstance(rows, slice):
             values = arrays.together(lambda path: self._read(path, (rows or slice(None), step)), wanted)
@@ -125,13 +123,43 @@ class Population:
             for name, array in zip(wanted.values(), values, strict=True)
         }
 
+    def mapped(self, checkpoint: int = -1, kind: Kind = "parameters") -> dict[str, Tensor]:
+        """Parameters of all models, `{name: [model, *shape]}`, as memory maps of local copies: what is indexed is read.
+
+        Args:
+            checkpoint: index into `info.checkpoint_steps`; -1 is the trained model.
+            kind: parameters, buffers, or both (`state`).
+
+        Raises:
+            UserError: there is no room for the copies.
+        """
+        step = self._checkpoint(checkpoint)
+        self._check_not_empty()
+        try:
+            return {
+                name: torch.from_numpy(cache.mapped(self, path)).select(1, step)
+                for path, name in self._wanted(kind).items()
+            }
+        except OSError as error:
+            raise UserError(
+                f"cannot copy population {self.name!r} to {str(cache.folder())!r}: {error.strerror}; set METAZOO_CACHE to a folder with room."
+            ) from None
+
+    def chunk_models(self, path: str) -> int:
+        """How many models of an array are read at once at least."""
+        return int(self.array(path).chunks[0])
+
+    def _wanted(self, kind: Kind) -> dict[str, str]:
+        """Names of the tensors of a kind by the paths of their arrays."""
+        return {path: info.name for path, (of, info) in self.info.tensors.items() if kind in (of, "state")}
+
     def _check_not_empty(self) -> None:
         if len(self) == 0:
             raise UserError(f"population {self.name!r} has no models yet; run metazoo populate again.")
 
     def _rows(self, path: str, rows: NDArray[Any], step: int) -> NDArray[Any]:
         try:
-            return memory_mapped(self, path)[rows, step]
+            return cache.memory_mapped(self, path)[rows, step]
         except DamagedError:  # somewhere in the array, perhaps not in these rows
             return np.concatenate([self._read(path, (slice(row, row + 1), step)) for row in rows % len(self)])
 

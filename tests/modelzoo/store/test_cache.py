@@ -1,11 +1,13 @@
 """Memory-mapped copies: right values, one per array, replaced when the population changes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from modelzoo.errors import UserError
 from modelzoo.store import Population, Zoo, cache
 from tests.modelzoo.store.toys import small_batch, small_info
 
@@ -38,6 +40,33 @@ def test_without_room_for_copies_memory_has_to_do(population: Population, monkey
     def full(*arguments: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_2_0", full)
     assert population.stacked([3])["weight"][0, 0, 0] == 3
+    with pytest.raises(UserError, match="cannot copy population 'small'"):
+        population.mapped()
     assert list(cache.folder().iterdir()) == []
+
+
+def test_maps_hold_what_the_zoo_holds_and_are_written_chunk_by_chunk(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population.append(small_batch(16))
+    asked, read = [], Population._read
+
+    def counted(self: Population, path: str, selection: Any = slice(None), array: Any = None) -> Any:
+        values = read(self, path, selection, array)
+        asked.append(len(values))
+        return values
+
+    whole = population.stacked(kind="state")
+    with monkeypatch.context() as patch:
+        patch.setattr(Population, "_read", counted)
+        mapped = population.mapped(kind="state")
+    assert max(asked) == population.chunk_models("params/weight") < len(population)
+    assert mapped.keys() == whole.keys()
+    for name, values in mapped.items():
+        assert torch.equal(values, whole[name])
+    first = population.mapped(0)["weight"]
+    assert torch.equal(first, population.stacked(checkpoint=0)["weight"])
+    first[:] = 7  # a copy on write
+    assert torch.equal(population.zoo["small"].mapped()["weight"], whole["weight"])
