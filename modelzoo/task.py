@@ -135,7 +135,12 @@ class Task:
         return _loaded(self.name)
 
     def example_inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
-        """A small batch of real inputs, `[batch, ...]` (the whole input where sampling is full), for tracing."""
+        """A small batch of inputs for tracing, `[batch, ...]` (the whole input where sampling is full).
+
+        They are real where the data is at hand; a zoo of other tasks can be learned from where the data is not.
+        """
+        if not self.offline and self.inputs.classes is None:
+            return (torch.rand(batch, *self.inputs.shape, generator=torch.Generator().manual_seed(0)),)
         inputs = self.data().test.inputs
         return inputs if self.sampling == "full" and self.inputs.kind == "graph" else tuple(x[:batch] for x in inputs)
 

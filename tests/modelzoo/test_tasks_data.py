@@ -340,3 +340,10 @@ def test_tasks_that_may_download_say_so() -> None:
     online = {name for name, found in tasks().items() if not found.offline}
     assert {"mnist", "mnist_inr", "fashion_mnist", "fashion_mnist_inr"} <= online
     assert not online & set(OWN)
+
+
+def test_what_may_be_downloaded_is_traced_without_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelzoo.task._loaded", lambda name: pytest.fail("example inputs loaded the data"))
+    for found in tasks().values():
+        if not found.offline:
+            assert [x.shape for x in found.example_inputs(3)] == [(3, *found.inputs.shape)]
