@@ -150,7 +150,7 @@ class Layer(nn.Module):
             squares = [states.square().sum(3).flatten(1, 2) for states in directed]
             to, share = torch.cat([nodes.flatten() for nodes in end]), degree.to(h.dtype).reciprocal()[:, None]
             total, mean, square = (
-                h.new_zeros(*h.shape[:2], parts[0].shape[2]).index_add(1, to, torch.cat(parts, 1))
+                h.new_zeros(*h.shape[:2], parts[0].shape[2]).index_add(1, to, torch.cat(parts, 1).to(h.dtype))
                 for parts in (sums, means, squares)
             )
             received += [soft(total * share.sqrt()), mean * share, soft((square * share + 1e-12).sqrt())]

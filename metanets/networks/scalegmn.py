@@ -58,7 +58,7 @@ class SignLayer(nn.Module):
             zero = torch.zeros_like(u)
             a = zero.index_add(0, to, messages * fits) * share
             b = zero.index_add(0, to, messages * neutral) * share
-            c = zero.index_add(0, to, even * self.send[k](s)[of]) * share
+            c = zero.index_add(0, to, (even * self.send[k](s)[of]).to(zero.dtype)) * share
             even_parts += [soft(b), soft(product(self.pairs[k](a))), c]
             change = change + self.mix[k](a)
         s = s + self.update(torch.cat([self.norm(even_parts[0]), *even_parts[1:]], -1))
