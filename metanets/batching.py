@@ -269,8 +269,16 @@ class ModelFunction:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs of every model at the same inputs `[Q, *shape]`, flattened to `[M, Q, outputs]`."""
-        outputs = vmap(lambda tensors: functional_call(self.template, tensors, (inputs,)))(dict(self.tensors))
+        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        with torch.autocast(inputs.device.type, enabled=False):  # models answer in the precision they have
+            outputs = vmap(lambda tensors: functional_call(self.template, tensors, (inputs,)))(dict(self.tensors))
         return outputs.flatten(2)
+
+    def to(self, dtype: torch.dtype) -> "ModelFunction":
+        """The same in another precision; complex tensors stay complex, integers integers."""
+        real = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
+        complex_ = {name: t.to(dtype.to_complex()) for name, t in self.tensors.items() if t.is_complex()}
+        return replace(self, tensors={**real, **complex_})
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +297,10 @@ class Models:
 
     def __len__(self) -> int:
         return self.values.shape[1]
+
+    def to(self, dtype: torch.dtype) -> "Models":
+        """The same in another precision."""
+        return replace(self, values=self.values.to(dtype), function=self.function and self.function.to(dtype))
 
 
 def groups(batch: Any) -> Iterator[tuple[Models, list[int]]]:

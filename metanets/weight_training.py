@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from metanets.training.config import TrainingConfig
-from metanets.training.data import Shuffle, seed_of
+from metanets.training.data import seed_of
 from metanets.training.module import optimization
+from metanets.training.reading import Shuffle
 from metanets.training.run import fit
 from metanets.weight_task import Experiment
 

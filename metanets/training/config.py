@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metanets.runs import Kind
@@ -50,6 +51,11 @@ class TrainingConfig(BaseModel):
     precision: Precision = "32"
     augment: dict[str, float] = {}
     seed: int = Field(0, ge=0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; mixed precision keeps them in float32."""
+        return torch.float64 if self.precision == "64" else torch.float32
 
     @classmethod
     def read(cls, **fields: Any) -> "TrainingConfig":

@@ -74,7 +74,8 @@ def step_cost(predictor: Predictor, batch: Batch) -> StepCost:
         batch: models and targets.
     """
     predictor.train()
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-5)
+    batch = predictor.cast(batch)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-5, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()

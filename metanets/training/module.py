@@ -62,13 +62,23 @@ class Predictor(nn.Module):
         self.metanet, self.kind = metanet, kind
         self.ranks = Ranks()
 
+    def cast(self, batch: Batch) -> Batch:
+        """A batch in double precision, where the weights are."""
+        dtype = self.ranks.knots.dtype
+        if dtype != torch.float64:
+            return batch
+        return [
+            (models.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets)
+            for models, targets in batch
+        ]
+
     def raw(self, batch: Batch) -> Prediction:
         """One prediction a model of the batch, in its order: logits, or ranks of the target."""
-        found = [self.metanet(models) for models, _ in batch]
-        outputs = torch.cat([each.outputs for each in found])
+        found, dtype = [self.metanet(models) for models, _ in batch], self.ranks.knots.dtype
+        outputs = torch.cat([each.outputs for each in found]).to(dtype)  # mixed precision ends here
         if self.kind == "regression":
             outputs = 0.5 + outputs / sqrt(12)  # ranks have this mean and this standard deviation
-        return Prediction(outputs, torch.cat([each.embeddings for each in found]))
+        return Prediction(outputs, torch.cat([each.embeddings for each in found]).to(dtype))
 
     def forward(self, batch: Batch) -> Prediction:
         """One prediction a model of the batch, in its order: logits, or numbers."""
@@ -115,7 +125,7 @@ class WeightTraining(lightning.LightningModule):
         torch.manual_seed(seed_of(self.config.seed, self.global_step))  # dropout as if never interrupted
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # zoos are in this machine's memory, and so is the metanet
+        return self.predictor.cast(batch)  # zoos are in this machine's memory, and so is the metanet
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         targets = torch.cat([targets for _, targets in batch])
@@ -171,6 +181,7 @@ def adamw(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
             {"params": [p for p in weights if id(p) not in chosen], "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=True,
     )
 
 
@@ -183,5 +194,5 @@ def answers(outputs: Tensor, kind: Kind) -> Tensor:
 def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Outputs `[model, outputs]` and embeddings `[model, width]` over batches, in their order."""
     predictor.eval()
-    outputs, embeddings = zip(*(predictor(batch) for batch in batches), strict=True)
+    outputs, embeddings = zip(*(predictor(predictor.cast(batch)) for batch in batches), strict=True)
     return torch.cat(outputs).numpy(), torch.cat(embeddings).numpy()

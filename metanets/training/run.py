@@ -76,7 +76,7 @@ def train(
     outputs = len(data.classes) or 1
     fields = {**config.fields, "outputs": outputs, **chosen.adapt(training, config.fields)}
     network = chosen.configure(fields)
-    predictor = Predictor(chosen.build(network, config.seed), data.kind)
+    predictor = Predictor(chosen.build(network, config.seed), data.kind).to(config.dtype)
     predictor.metanet.calibrate(training)
     if data.kind == "regression":
         predictor.ranks.fit(data.targets[data.rows("train")])
@@ -106,7 +106,7 @@ def train(
 def _check_same(
     path: Path, before: RunRecord, zoo: str | Path, populations: Sequence[str], config: TrainingConfig
 ) -> None:
-    defaults = TrainingConfig().model_dump(mode="json")  # settings that older runs did not know
+    defaults = TrainingConfig.read().model_dump(mode="json")  # settings that older runs did not know
     have = {"zoo": before.zoo, "populations": list(before.populations), **defaults, **before.training}
     want = {"zoo": str(zoo), "populations": list(populations), **config.model_dump(mode="json")}
     for key in want:
@@ -126,7 +126,7 @@ def fit(
         module: logs `validation_loss`, and raises `FloatingPointError` where it is no number.
         data: training and validation batches.
         path: the folder: checkpoints, curves, TensorBoard's files.
-        config: epochs, gradient clip, patience and seed.
+        config: epochs, gradient clip, patience, mixed precision and seed.
         progress: draw a progress bar when standard output is a terminal.
 
     Raises:
@@ -142,6 +142,7 @@ def fit(
         warnings.filterwarnings("ignore", module=r"lightning\..*")  # number of workers, short epochs: all meant
         trainer = lightning.Trainer(
             accelerator="cpu", max_epochs=config.epochs, callbacks=callbacks, gradient_clip_val=config.gradient_clip,
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",  # double is that of the module
             logger=TensorBoardLogger(path, name="tensorboard", version=""), log_every_n_steps=10**9,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
         )  # fmt: skip
@@ -229,7 +230,7 @@ def config_of(run: Run) -> TrainingConfig:
 def predictor_of(run: Run) -> Predictor:
     """The trained metanet of a run, in evaluation mode."""
     chosen = metanet(run.record.metanet)
-    predictor = Predictor(chosen.module(chosen.configure(run.record.config)), run.record.kind)
+    predictor = Predictor(chosen.module(chosen.configure(run.record.config)), run.record.kind).to(config_of(run).dtype)
     state: dict[str, Tensor] = load_file(run.path / WEIGHTS)
     predictor.load_state_dict(state)
     return predictor.eval()
