@@ -44,9 +44,14 @@ class Charges:
 
     def balance(self, values: Tensor) -> Tensor:
         """Values `[E, M]` with all positive scales taken out."""
-        if not len(self.exponents):
-            return values
+        offset = self.offset[:, None]
+        return ((values.double() + offset) * self.factors(values) - offset).to(values.dtype)
+
+    def factors(self, values: Tensor) -> Tensor:
+        """What `balance` multiplies values `[E, M]` by, in double precision."""
         shifted = values.double() + self.offset[:, None]
+        if not len(self.exponents):
+            return torch.ones_like(shifted)
         at = self.row >= 0
         rows = self.row[at]
         sums = shifted.new_zeros(len(self.exponents), values.shape[1]).index_add(0, rows, shifted[at].square())
@@ -59,8 +64,7 @@ class Charges:
                 self.solution(tuple(known.tolist())) @ torch.where(known[:, None], squares[:, own], 1).log()
             )
         factor = (self.exponents @ chosen).exp()[rows]
-        changed = shifted.index_copy(0, torch.nonzero(at)[:, 0], shifted[at] * factor)
-        return (changed - self.offset[:, None]).to(values.dtype)
+        return torch.ones_like(shifted).index_copy(0, torch.nonzero(at)[:, 0], factor)
 
     @cache  # noqa: B019 (charges live as long as the program)
     def solution(self, known: tuple[bool, ...]) -> Tensor:

@@ -11,6 +11,8 @@ are taken out exactly, and signs are carried by an odd state u beside an even on
 Forward only, or in both directions.
 """
 
+from typing import NamedTuple
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -73,6 +75,39 @@ def product(both: Tensor) -> Tensor:
     return left * right
 
 
+class States(NamedTuple):
+    """What layers leave: `s`, `u` `[N, M, D]`; `forms` of values `[E, M, FORMS]`, `even` `[E, M, D]` and `code` `[E, D]` of edges."""
+
+    s: Tensor
+    u: Tensor
+    forms: Tensor
+    even: Tensor
+    code: Tensor
+
+
+class EdgeHead(nn.Module):
+    """A number for every edge j → i that has the sign of its value:
+
+    y_e = ⟨α, f(x_e)⟩ + ⟨β, A u_i ⊙ B u_j⟩ + γ, with even α, β, γ from s_i, s_j, |x_e| and the mean of s. The second term
+    stands where the ends have the charge of the edge, the third where there is none.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.target, self.source = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.gates = perceptron(5 * width, 2 * width, FORMS + width + 1)
+        self.split = (FORMS, width, 1)
+
+    def forward(self, topology: Topology, found: Charges, states: States) -> Tensor:
+        """`[E, M]`."""
+        (source, target), (s, u, forms, even, code) = topology.edge_index, states
+        about = [s[source], s[target], even, code[:, None].expand_as(even), s.mean(0).expand_as(even)]
+        own, ends, free = self.gates(torch.cat(about, -1)).split(self.split, -1)
+        fits = (found.along == found.node[target]).to(u.dtype)[:, None]
+        both = (ends * self.target(u)[target] * self.source(u)[source]).sum(-1)
+        return (own * forms).sum(-1) + fits * both + (found.edge == 0).to(u.dtype)[:, None] * free[..., 0]
+
+
 class ScaleGMN(MetanetModule):
     """Even and odd states of neurons on balanced weights.
 
@@ -83,7 +118,7 @@ class ScaleGMN(MetanetModule):
     def __init__(self, config: ScaleGMNConfig) -> None:
         super().__init__()
         width = config.width
-        self.bidirectional = config.bidirectional
+        self.width, self.bidirectional = width, config.bidirectional
         self.statistics = ValueStatistics(len(EDGE_KINDS))
         self.edge_kind, self.edge_op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
         self.edge_depth, self.edge_place = nn.Embedding(DEPTH_BINS + 1, width), nn.Linear(3 * WAVES, width)
@@ -113,9 +148,10 @@ class ScaleGMN(MetanetModule):
             result.append((of, to, fits, neutral, share))
         return result if self.bidirectional else result[:1]
 
-    def embed(self, models: Models) -> Prediction:
-        topology, found = models.topology, charges(models.topology)
-        sized = self.statistics(self.balanced(models))[0]
+    def states(self, models: Models, found: Charges, balanced: Models) -> States:
+        """After all layers."""
+        topology = models.topology
+        sized = self.statistics(balanced)[0]
         dtype = sized.dtype
         kind, op, depth = topology.codes[:, :3].T
         places = self.edge_place(waves(topology.codes[:, 3:]).flatten(1).to(dtype))
@@ -130,7 +166,21 @@ class ScaleGMN(MetanetModule):
         ways = self.ways(topology, found, dtype)
         for layer in self.layers:
             s, u = layer(s, u, odd, even, ways)
+        return States(s, u, forms, even, code[topology.edge_code])
+
+    def embed(self, models: Models) -> Prediction:
+        topology, found = models.topology, charges(models.topology)
+        s, _, _, even, _ = self.states(models, found, self.balanced(models))
         return self.readout([pool(topology, s), torch.cat([even.mean(0), s.mean(0)], -1)], models)
+
+    def edge_head(self) -> nn.Module:
+        return EdgeHead(self.width)
+
+    def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
+        """On balanced weights, and then scaled as the weights are."""
+        found = charges(models.topology)
+        outputs = head(models.topology, found, self.states(models, found, self.balanced(models)))
+        return outputs / found.factors(models.values).to(outputs.dtype)
 
 
 METANET = register(
