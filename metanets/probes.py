@@ -35,15 +35,17 @@ class Probes(nn.Module):
     Args:
         count: Q.
         shape: of one input.
+        outputs: of the models.
         latent: length of a code.
 
     Shape:
         models to `[M, Q · outputs]`.
     """
 
-    def __init__(self, count: int, shape: Sequence[int], latent: int = 32) -> None:
+    def __init__(self, count: int, shape: Sequence[int], outputs: int, latent: int = 32) -> None:
         super().__init__()
         self.shape, size = tuple(shape), int(torch.Size(shape).numel())
+        self.size = count * outputs
         self.codes = nn.Parameter(torch.randn(count, latent))
         self.inner, self.outer = nn.Linear(latent, 2 * latent, bias=False), nn.Linear(2 * latent, size)
         nn.init.normal_(self.inner.weight, std=latent**-0.5)

@@ -29,6 +29,9 @@ class ReadoutConfig(MetanetConfig):
 class Readout(nn.Module):
     """Normalised invariant features to an embedding and outputs.
 
+    Attributes:
+        asked: what evaluates the models: probes, a lattice, both or nothing.
+
     Args:
         sizes: lengths of the feature vectors.
         config: the metanet's.
@@ -36,11 +39,12 @@ class Readout(nn.Module):
 
     def __init__(self, sizes: Sequence[int], config: ReadoutConfig) -> None:
         super().__init__()
-        self.probes = Probes(config.probes, config.probe_shape) if config.probes else None
-        self.lattice = Lattice(config.lattice, config.probe_shape[0], config.probe_outputs) if config.lattice else None
-        every = list(sizes)
-        every += [config.probes * config.probe_outputs] if config.probes else []
-        every += [self.lattice.size] if self.lattice is not None else []
+        asked: list[Probes | Lattice] = []
+        if config.probes:
+            asked.append(Probes(config.probes, config.probe_shape, config.probe_outputs))
+        if config.lattice:
+            asked.append(Lattice(config.lattice, config.probe_shape[0], config.probe_outputs))
+        self.asked, every = nn.ModuleList(asked), [*sizes, *(ask.size for ask in asked)]
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in every)
         self.body = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(sum(every), 2 * config.embedding), nn.SiLU(),
@@ -50,8 +54,14 @@ class Readout(nn.Module):
             nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
         )
 
-    def forward(self, features: Sequence[Tensor], models: Models) -> Prediction:
-        """Features `[M, size]` each."""
-        every = [*features, *(read(models) for read in (self.probes, self.lattice) if read is not None)]
+    def answered(self, models: Models) -> list[Tensor]:
+        """What the models answer, `[M, size]` for probes and for a lattice; empty without these."""
+        return [ask(models) for ask in self.asked]
+
+    def forward(
+        self, features: Sequence[Tensor], models: Models, answers: Sequence[Tensor] | None = None
+    ) -> Prediction:
+        """Features `[M, size]` each; `answers` where the models were asked before."""
+        every = [*features, *(self.answered(models) if answers is None else answers)]
         embeddings = self.body(torch.cat([norm(part) for norm, part in zip(self.norms, every, strict=True)], -1))
         return Prediction(self.head(embeddings), embeddings)
