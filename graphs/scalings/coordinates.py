@@ -5,7 +5,6 @@ parameter are ambiguous (a constant can go from one to the other), so they are b
 what happens to the entries (i, 0, 0, …), every other one how much more happens to (0, j, 0, …) than to (0, 0, 0, …).
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csc_array, csr_array, hstack, vstack
 
 from graphs.program import Program
-from graphs.scalings.elimination import independent_vectors
+from graphs.scalings.elimination import independent_columns
 from graphs.scalings.walk import ScaleWalk
 
 
@@ -151,12 +150,8 @@ def independent(known: csc_array, candidates: csc_array, modulus: int = 0) -> ND
         candidates: `[coordinate, column]`.
         modulus: 0 for the reals, 2 for signs.
     """
-    both = csc_array(hstack([known, candidates]))
-    entries = np.rint(both.data).astype(np.int64).tolist()
-    place, ends = both.indices.tolist(), both.indptr.tolist()
-    columns = [dict(zip(place[i:j], entries[i:j], strict=True)) for i, j in itertools.pairwise(ends)]
-    start = known.shape[1]
-    return np.array([k - start for k in independent_vectors(columns, modulus) if k >= start], np.int64)
+    chosen = np.array(independent_columns(csc_array(hstack([known, candidates])), modulus), np.int64)
+    return chosen[chosen >= known.shape[1]] - known.shape[1]
 
 
 def settled(segments: Sequence[Segment], generators: csc_array, modulus: int = 0) -> csr_array:

@@ -16,7 +16,7 @@ from torch import Tensor
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
 from graphs.scalings.coordinates import Coordinates, Segment, canonical, first_names, independent, settled
-from graphs.scalings.elimination import independent_vectors
+from graphs.scalings.elimination import independent_columns
 from graphs.scalings.linear import Cell, LinearFactor, linear_factors
 from graphs.scalings.rotations import RotationFactor, rotations
 from graphs.scalings.walk import ScaleWalk
@@ -215,8 +215,7 @@ class DiagonalFactor(Factor):
         matrix = csr_array(canonical(self.segments, self.matrix))
         dense_rows = np.flatnonzero(np.diff(matrix.indptr))
         dense = matrix[dense_rows].toarray()
-        rows = [{int(k): round(row[k]) for k in np.flatnonzero(row)} for row in dense]
-        chosen = independent_vectors(rows, 2 if self.question == "sign" else 0)
+        chosen = independent_columns(csc_array(dense.T), 2 if self.question == "sign" else 0)
         block = dense[chosen]
         inverse = np.linalg.inv(block)
         if self.question == "sign":

@@ -1,13 +1,48 @@
-"""Exact elimination of a sparse homogeneous linear system, over the rationals or modulo a prime."""
+"""Exact elimination of a sparse homogeneous linear system, over the rationals or modulo a prime.
 
+A large network has tens of thousands of equations of a few terms each: they are kept one after another in flat arrays
+and become dictionaries only while they are worked on.
+"""
+
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_array
 
 Equation = dict[int, int]
 Vector = dict[int, int]
+PEELED = 0.1  # of the columns that are left: a round that takes fewer of them away is the last
+
+
+class _Sparse:
+    """Sparse vectors one after another: the places and the numbers of all of them."""
+
+    def __init__(self, vectors: Iterable[dict[int, Any]] = ()) -> None:
+        self.places, self.ends = array("i"), array("q", [0])
+        self.numbers: list[Any] = []
+        for vector in vectors:
+            self.append(vector)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def append(self, vector: dict[int, Any]) -> None:
+        """Add one vector at the end."""
+        self.places.extend(vector)
+        self.numbers.extend(vector.values())
+        self.ends.append(len(self.places))
+
+    def items(self, index: int) -> Iterator[tuple[int, Any]]:
+        """The places and numbers of one vector."""
+        own = slice(self.ends[index], self.ends[index + 1])
+        return zip(self.places[own], self.numbers[own], strict=True)
 
 
 def null_space(equations: Iterable[Equation], unknowns: Sequence[int], modulus: int = 0) -> list[Vector]:
@@ -24,40 +59,70 @@ def null_space(equations: Iterable[Equation], unknowns: Sequence[int], modulus: 
     Returns:
         One vector a generator, its non-zero entries by unknown; over the rationals integers without a common divisor.
     """
-    return _solutions(_triangular(equations, modulus), unknowns, modulus)
+    system = _Triangular(equations, modulus)
+    return _solutions(system, unknowns, modulus)
 
 
-def _triangular(equations: Iterable[Equation], modulus: int) -> list[tuple[int, Equation]]:
-    """Pivots with their equations, of which none mentions the pivots of those before it."""
-    rows = [
-        {k: reduced for k, c in equation.items() if (reduced := c % modulus if modulus else c)}
-        for equation in equations
-    ]
-    met: defaultdict[int, set[int]] = defaultdict(set)
-    for index, row in enumerate(rows):
-        for unknown in row:
-            met[unknown].add(index)
-    queue = [(len(row), index) for index, row in enumerate(rows)]
-    heapify(queue)
-    solved: list[tuple[int, Equation]] = []
-    while queue:
-        length, index = heappop(queue)
-        row = rows[index]
-        if not row or length != len(row):  # empty, or waiting again with its new length
-            continue
-        pivot = min(row, key=lambda k: (abs(row[k]) != 1, len(met[k]), k))
-        for unknown in row:
-            met[unknown].discard(index)
-        for other in sorted(met.pop(pivot)):
-            before = set(rows[other])
-            for unknown in _subtract(rows[other], row, pivot, modulus):
-                met[unknown].add(other)
-            for unknown in before.difference(rows[other]):
-                met[unknown].discard(other)
-            heappush(queue, (len(rows[other]), other))
-        solved.append((pivot, row))
-        rows[index] = {}
-    return solved
+class _Triangular:
+    """Pivots with their equations, of which none mentions the pivots of those before it.
+
+    Args:
+        equations: coefficient of every unknown that is met.
+        modulus: 0 for the rationals, else a prime.
+    """
+
+    def __init__(self, equations: Iterable[Equation], modulus: int) -> None:
+        self.given = _Sparse(
+            {k: reduced for k, c in equation.items() if (reduced := c % modulus if modulus else c)}
+            for equation in equations
+        )
+        self.changed: dict[int, Equation] = {}  # those that others were subtracted from
+        self.pivots = array("i")
+        self.solved = array("i")  # the equation of every pivot
+        self._eliminate(modulus)
+
+    def row(self, index: int) -> Equation:
+        """An equation as it stands."""
+        return self.changed[index] if index in self.changed else dict(self.given.items(index))
+
+    def _eliminate(self, modulus: int) -> None:
+        given, changed, count = self.given, self.changed, len(self.given)
+        places = np.frombuffer(given.places, np.int32) if given.places else np.zeros(0, np.int32)
+        order = np.argsort(places, kind="stable").astype(np.int32)
+        by_place = places[order]
+        home = np.repeat(np.arange(count, dtype=np.int32), np.diff(given.ends))[order]
+        met = Counter(given.places)
+        added: defaultdict[int, set[int]] = defaultdict(set)  # equations that an unknown came into
+        done = bytearray(count)
+        lengths = np.diff(given.ends)
+        queue = (lengths * count + np.arange(count)).tolist()  # the length first, then the number
+        heapify(queue)
+        while queue:
+            length, index = divmod(heappop(queue), count)
+            if done[index]:
+                continue
+            row = self.row(index)
+            if not row or length != len(row):  # empty, or waiting again with its new length
+                continue
+            pivot = min(row, key=lambda k: (abs(row[k]) != 1, met[k], k))
+            for unknown in row:
+                met[unknown] -= 1
+            done[index] = True
+            if met.pop(pivot):
+                first, last = np.searchsorted(by_place, (pivot, pivot + 1))
+                for other in sorted(added.pop(pivot, set()).union(home[first:last].tolist())):
+                    if done[other] or pivot not in (target := self.row(other)):
+                        continue
+                    before = set(target)
+                    for unknown in _subtract(target, row, pivot, modulus):
+                        met[unknown] += 1
+                        added[unknown].add(other)
+                    for unknown in before.difference(target, (pivot,)):
+                        met[unknown] -= 1
+                    changed[other] = target
+                    heappush(queue, len(target) * count + other)
+            self.pivots.append(pivot)
+            self.solved.append(index)
 
 
 def _subtract(target: Equation, row: Equation, pivot: int, modulus: int) -> set[int]:
@@ -88,58 +153,79 @@ def _subtract(target: Equation, row: Equation, pivot: int, modulus: int) -> set[
     return new
 
 
-def _solutions(solved: list[tuple[int, Equation]], unknowns: Sequence[int], modulus: int) -> list[Vector]:
+def _solutions(system: _Triangular, unknowns: Sequence[int], modulus: int) -> list[Vector]:
     """One solution a free unknown, from equations of which none mentions the pivots of those before it."""
-    pivots = {pivot for pivot, _ in solved}
-    free = [unknown for unknown in unknowns if unknown not in pivots]
     one = 1 if modulus else Fraction(1)
-    combination: dict[int, dict[int, int | Fraction]] = {unknown: {unknown: one} for unknown in free}
-    for pivot, row in reversed(solved):
+    combinations = _Sparse()  # of free unknowns, for every pivot from the last to the first
+    place: dict[int, int] = {}
+
+    def combination(unknown: int) -> Iterable[tuple[int, int | Fraction]]:
+        return combinations.items(place[unknown]) if unknown in place else ((unknown, one),)
+
+    for pivot, index in zip(reversed(system.pivots), reversed(system.solved), strict=True):
+        row = system.row(index)
         total: defaultdict[int, int | Fraction] = defaultdict(int)
         scale = -pow(row[pivot], -1, modulus) if modulus else Fraction(-1, row[pivot])
         for unknown, coefficient in row.items():
             if unknown != pivot:
-                for source, value in combination[unknown].items():
+                for source, value in combination(unknown):
                     total[source] += scale * coefficient * value
-        combination[pivot] = {
-            k: v % modulus if modulus else v for k, v in total.items() if (v % modulus if modulus else v)
-        }
-    vectors: dict[int, dict[int, int | Fraction]] = {unknown: {} for unknown in free}
+        place[pivot] = len(combinations)
+        combinations.append({k: r for k, v in total.items() if (r := v % modulus if modulus else v)})
+    found: dict[int, dict[int, Any]] = {unknown: {} for unknown in unknowns if unknown not in place}
     for unknown in unknowns:
-        for source, value in combination[unknown].items():
-            vectors[source][unknown] = value
-    found = []
-    for vector in vectors.values():
+        for source, value in combination(unknown):
+            found[source][unknown] = value
+    for vector in found.values():
         multiple = 1 if modulus else lcm(*(value.denominator for value in vector.values()))
-        found.append({unknown: int(value * multiple) for unknown, value in vector.items()})
-    return found
+        for unknown, value in vector.items():
+            vector[unknown] = int(value * multiple)
+    return list(found.values())
 
 
-def independent_vectors(vectors: Sequence[Vector], modulus: int = 0) -> list[int]:
-    """The numbers of the vectors that are no combination of those before them.
+def independent_columns(matrix: csc_array, modulus: int = 0) -> list[int]:
+    """The numbers of the columns that are no combination of those before them.
+
+    A column with a place of its own is none, whatever the others are, and no other needs it; those go first.
 
     Args:
-        vectors: their non-zero entries.
+        matrix: whole numbers, `[place, column]`.
         modulus: 0 for the rationals, else a prime.
     """
-    met = Counter(place for vector in vectors for place in vector)
-    steps: list[tuple[int, Vector]] = []  # a place, and a vector without the places of the steps before
+    numbers = np.rint(matrix.data).astype(np.int32)
+    kept = (numbers % modulus if modulus else numbers) != 0
+    owner = np.repeat(np.arange(matrix.shape[1], dtype=np.int32), np.diff(matrix.indptr))[kept]
+    places, numbers = matrix.indices[kept], numbers[kept]
+    found: list[NDArray[np.int32]] = []
+    while True:
+        alone = np.unique(owner[np.bincount(places, minlength=matrix.shape[0])[places] == 1])
+        left = len(np.unique(owner))
+        found.append(alone)
+        kept = np.isin(owner, alone, invert=True)
+        owner, places, numbers = owner[kept], places[kept], numbers[kept]
+        if len(alone) <= PEELED * left:
+            break
+    own, starts = np.unique(owner, return_index=True)
+    pieces = zip(own.tolist(), starts.tolist(), np.append(starts, len(owner))[1:].tolist(), strict=True)
+    met = np.bincount(places, minlength=matrix.shape[0])
+    steps = _Sparse()  # vectors without the places of the steps before
+    place_of: list[int] = []  # of a step
     step_of: dict[int, int] = {}
-    found = []
-    for number, vector in enumerate(vectors):
-        rest = {k: c % modulus if modulus else c for k, c in vector.items()}
-        rest = {k: c for k, c in rest.items() if c}
+    for number, start, stop in pieces:
+        entries = zip(places[start:stop].tolist(), numbers[start:stop].tolist(), strict=True)
+        rest = {k: c % modulus if modulus else c for k, c in entries}
         queue = [step_of[k] for k in rest if k in step_of]
         heapify(queue)
         while queue:
-            place, step = steps[heappop(queue)]
-            if place in rest:
-                for new in _subtract(rest, step, place, modulus):
+            index = heappop(queue)
+            if place_of[index] in rest:
+                for new in _subtract(rest, dict(steps.items(index)), place_of[index], modulus):
                     if new in step_of:
                         heappush(queue, step_of[new])
         if rest:
             place = min(rest, key=lambda k: (abs(rest[k]) != 1, met[k], k))
             step_of[place] = len(steps)
-            steps.append((place, rest))
-            found.append(number)
-    return found
+            place_of.append(place)
+            steps.append(rest)
+            found.append(np.array([number], np.int32))
+    return np.sort(np.concatenate(found)).tolist()

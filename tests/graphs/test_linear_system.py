@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csc_array
 
-from graphs.scalings.elimination import independent_vectors, null_space
+from graphs.scalings.elimination import independent_columns, null_space
 from graphs.scalings.system import LinearSystem
 
 EQUATIONS = st.lists(
@@ -72,4 +73,9 @@ def test_vectors_that_are_no_combination_of_those_before(modulus: int, columns: 
         return 6 - len(null_space([dict(v) for v in vectors], range(6), modulus))
 
     ranks = [rank(columns[:k]) for k in range(len(columns) + 1)]
-    assert independent_vectors(columns, modulus) == [k for k in range(len(columns)) if ranks[k + 1] > ranks[k]]
+    matrix = np.zeros((6, len(columns)))
+    for number, column in enumerate(columns):
+        matrix[list(column), number] = list(column.values())
+    assert independent_columns(csc_array(matrix), modulus) == [
+        k for k in range(len(columns)) if ranks[k + 1] > ranks[k]
+    ]
