@@ -88,6 +88,19 @@ def balanced(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
     return _Canonical(group, tensors).run(compact=False)
 
 
+def ordered(group: SymmetryGroup, tensors: Tensors) -> CanonicalForm:
+    """The last step alone: the weights as they are, in one order for all models that permutations take into each other.
+
+    Args:
+        group: the symmetry group.
+        tensors: parameters and state buffers by name, `[*shape]`; other names pass through.
+    """
+    canonical = _Canonical(group, tensors)
+    canonical.sort()
+    path = GroupElement(group, tuple(canonical.word))
+    return CanonicalForm(canonical.tensors, path, tuple(canonical.ties))
+
+
 class _Canonical:
     """One canonicalization: the current tensors and the word that led to them."""
 
@@ -135,6 +148,14 @@ class _Canonical:
         if swaps and turning:  # which of two branches tells a sign depends on their order
             self.turn(turning)
             self.left = list(dict.fromkeys(self.left))
+        self.sort()
+        chosen = DiagonalFactor | LinearFactor | RotationFactor | TranslationFactor | SwapFactor | PermutationFactor
+        for factor in self.group.factors:
+            if not isinstance(factor, chosen):
+                self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
+
+    def sort(self) -> None:
+        """Bring all interchangeable blocks in the order of their keys."""
         keys = NeuronKeys(self.group)(self.tensors)
         for factor in self.group.factors:
             if isinstance(factor, PermutationFactor):
@@ -142,10 +163,6 @@ class _Canonical:
                 self.ties += ties
                 self.apply(factor, order)
                 keys = torch.empty_like(keys).scatter(-1, torch.from_numpy(factor.label_map(order)), keys)
-            elif not isinstance(
-                factor, DiagonalFactor | LinearFactor | RotationFactor | TranslationFactor | SwapFactor
-            ):
-                self.left.append(f"{factor.name}: {factor.kind} has no canonical choice")
 
     # --- signs and phases -------------------------------------------------------------------------------------------
 
@@ -211,6 +228,8 @@ class _Canonical:
         """
         parameters = factor.identity()
         open_ = set(asked.nonzero().flatten().tolist())
+        probe = torch.randn(len(signatures), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        wanted, near = probe.to(signatures.dtype) @ signatures, 1e-6 * float(probe.abs().sum())
         for op in self.group.program.ops:
             for value in op.outputs:
                 if value is None or not open_ or value not in steady:
@@ -221,9 +240,10 @@ class _Canonical:
                 ratio = torch.stack([run[value].flatten() for run in runs]) / before  # [run, entry]
                 turning = ((ratio.abs() - 1).abs() < 1e-6).all(0) & ((ratio - 1).abs() > 1e-6).any(0)
                 turning &= steady[value].flatten()
-                before, ratio = before[turning], ratio[:, turning]
-                for k in sorted(open_) if len(before) else ():
-                    match = ((ratio - signatures[:, k : k + 1]).abs() < 1e-6).all(0)
+                before, ratio = before[turning].to(signatures.dtype), ratio[:, turning].to(signatures.dtype)
+                alike = (wanted[:, None] - probe.to(ratio.dtype) @ ratio).abs() < near  # all that match are among them
+                for k in sorted(open_.intersection(alike.any(1).nonzero().flatten().tolist())):
+                    match = alike[k] & ((ratio - signatures[:, k : k + 1]).abs() < 1e-6).all(0)
                     if match.any():
                         amount = before[match].sum()
                         if factor.question == "sign":

@@ -21,7 +21,7 @@ from analysis.analysis import Options, analysis
 from analysis.symmetry.descent import Descent, squared_distance
 from analysis.symmetry.plan import Plan
 from analysis.theme import CATEGORICAL, figure
-from graphs.canonical import CanonicalForm, balanced, canonicalize
+from graphs.canonical import CanonicalForm, balanced, canonicalize, ordered
 from graphs.elements import GroupElement
 from graphs.factors import Factor
 from graphs.group import SymmetryGroup
@@ -97,8 +97,9 @@ class Matching:
         group: their symmetry group.
         reference: parameters and state buffers of the model that stays, by name.
         plan: of the group, if one is there already.
-        canonical_start: also start from the orders that canonical forms give, which is exact for models of one orbit;
-            tried where the norms allow that they share one, and the given order did not bring them together.
+        canonical_start: also start from the orders that keys of neurons and canonical forms give, which are exact for
+            models of one orbit; tried where the norms allow that they share one, and the given order did not bring
+            them together.
     """
 
     def __init__(
@@ -106,13 +107,19 @@ class Matching:
         canonical_start: bool = True,
     ) -> None:  # fmt: skip
         self.group, self.plan = group, plan or Plan(group)
-        self.given = settled(group, widened(reference))
+        self.unbalanced = widened(reference)
+        self.given = settled(group, self.unbalanced)
         self.canonical_start = canonical_start
 
     @cached_property
     def form(self) -> CanonicalForm:
         """The canonical form of the reference."""
         return canonicalize(self.group, self.given.tensors)
+
+    @cached_property
+    def order(self) -> CanonicalForm:
+        """The reference as given, its neurons sorted."""
+        return ordered(self.group, self.unbalanced)
 
     def align(
         self, tensors: Mapping[str, Tensor], seed: int = 0, sweeps: int = SWEEPS,
@@ -128,14 +135,17 @@ class Matching:
             given_start: whether to start from the order as it is, too.
             held: names of factors that stay as the start has them.
         """
-        own = self.settled(tensors)
+        unbalanced = widened(tensors)
+        own = settled(self.group, unbalanced)
         reference = {name: self.given.tensors[name] for name in self.plan.parameters}
         size = squared_distance(reference, dict.fromkeys(reference, torch.zeros(())))
         found: list[tuple[float, Descent, int, str]] = []
         given: list[tuple[str, Callable[[], Word]]] = [("the given order", tuple)] if given_start else []
         others = [(name, lambda element=element: element.word) for name, element in starts]
+        alike = self.canonical_start and self._alike(unbalanced, self.unbalanced)
+        keys = [("keys of neurons", lambda: self._ordered(own, unbalanced))] if alike else []
         canonical = [("canonical forms", lambda: self._canonical(own))] if self._may_share_an_orbit(own) else []
-        for name, word in (*given, *others, *canonical):
+        for name, word in (*keys, *given, *others, *canonical):
             if found and min(found, key=_by_distance)[0] <= MET**2 * size:
                 break
             descent = Descent(self.plan, self.given.tensors, own.tensors)
@@ -161,11 +171,21 @@ class Matching:
         """Whether a start from canonical forms can be exact: on one orbit all tensors of settled models have one norm."""
         if not self.canonical_start or own.left or self.given.left:
             return self.canonical_start
-        ours, theirs = (
-            np.array([sum(float(form.tensors[n].abs().square().sum()) for n in names) for names in self.plan.together])
-            for form in (own, self.given)
+        return self._alike(own.tensors, self.given.tensors)
+
+    def _alike(self, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+        """Whether all tensors have (nearly) equal norms, as they have if a compact element leads from one model to the other."""
+        mine, others = (
+            np.array([sum(float(tensors[n].abs().square().sum()) for n in names) for names in self.plan.together])
+            for tensors in (ours, theirs)
         )
-        return bool((abs(ours - theirs) <= NEAR * theirs + NEAR**2 * theirs.sum()).all())
+        return bool((abs(mine - others) <= NEAR * others + NEAR**2 * others.sum()).all())
+
+    def _ordered(self, own: CanonicalForm, unbalanced: Mapping[str, Tensor]) -> Word:
+        """The start that lays neuron on neuron of the weights as given, exact for permutations whatever balancing does."""
+        form = ordered(self.group, unbalanced)
+        back = (*own.path.backwards().word, *form.path.word)
+        return (*back, *self.order.path.backwards().word, *self.given.path.word)
 
     def _canonical(self, own: CanonicalForm) -> Word:
         """The start that lays canonical form on canonical form."""
