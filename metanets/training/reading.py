@@ -95,7 +95,8 @@ class Streamed(Reading):
     def take(self, rows: Tensor) -> dict[str, Tensor]:
         chunks, offsets = self.chunks[rows], self.positions[rows] % self.chunk
         parts, places = [], []
-        for number in sorted(chunks.unique().tolist(), key=lambda number: number not in self.held):  # held ones first
+        met = dict.fromkeys(chunks.tolist())  # in this order; but those that are held, before they must go
+        for number in sorted(met, key=lambda number: number not in self.held):
             places.append((chunks == number).nonzero()[:, 0])
             own = offsets[places[-1]]
             parts.append({name: tensor[own] for name, tensor in self._read(number).items()})
