@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from analysis.ntk.layers import Layer, Structure, entering, samples, structure
-from analysis.ntk.products import Costs, Form, Side, Target, add_layer, add_products, costs
-from analysis.ntk.remainder import flat_output, jacobians
-from analysis.ntk.uses import record
+from analysis.ntk.layers import Layer, Structure, structure
+from analysis.ntk.products import Costs, Form, Side, Target, add_layer, add_products, costs, mirror
+from analysis.ntk.tile import Tile
 from graphs.program import evaluation_mode
 from modelzoo.errors import UnknownNameError, UserError
 
 Reduction = Literal["sum", "mean"]
 MAX_MEMORY = 2**30
+CACHED = 2**22  # bytes of gradients that are taken together where outputs can be taken one by one
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def empirical_kernel(
         work = _Work(module, found, form, outputs, names)
         counts = (work.count(left), work.count(left if right is None else right))
         shares = work.choose(*counts, right is None, method)
-        tile = work.tile(max(counts), shares, max_memory)
-        values = work.kernel(left, right, counts, shares, tile)
+        tile, step = work.tile(max(counts), shares, right is None, max_memory)
+        values = work.kernel(left, right, counts, shares, tile, step)
     if not found.samplewise:
         values = _by_rows(values[0, 0], work.outputs, form)
     elif form == "full":
@@ -160,7 +160,8 @@ class _Work:
         self.outputs = found.outputs if outputs is None else len(outputs)
         # Where outputs are coupled every one of them is a sample with one output.
         self.form: Form = form if found.samplewise else "full"
-        self.columns = self.outputs if found.samplewise and form != "pseudo" else 1
+        self.summed = found.samplewise and form == "pseudo"
+        self.columns = self.outputs if found.samplewise and not self.summed else 1
         self.one_by_one = ""
 
     def count(self, inputs: tuple[Tensor, ...]) -> int:
@@ -184,112 +185,86 @@ class _Work:
             shares.append(LayerShare(layer, "vjp", costs(layer, rows, columns, self.columns, self.form, symmetric)))
         return shares
 
-    def tile(self, count: int, shares: Sequence[LayerShare], max_memory: int) -> int:
-        """Samples a tile, so that two of them fit."""
+    def tile(self, count: int, shares: Sequence[LayerShare], single: bool, max_memory: int) -> tuple[int, int]:
+        """Samples a tile, so that two of them fit, and outputs whose gradients are held at a time.
+
+        Where only o = p counts and Jacobians are formed output by output, as many outputs are taken together as have
+        gradients that stay in the processor's cache, if all samples are one tile.
+        """
         item = max(value.element_size() for value in self.module.parameters())
-        held, formed = 0, 0  # scalars a sample: in all layers at once, and in one at a time
+        entering, gradients, formed = 0, 0, 0  # scalars a sample: in all layers; of an output in all; in one layer
         for share in shares:
             layer = share.layer
             if share.method == "vjp":
-                held += 3 * self.columns * layer.size
+                entering += 3 * self.columns * layer.size
                 continue
-            held += layer.positions * (2 * layer.fan_in + (self.columns + 2) * min(layer.fan_out, layer.size))
+            entering += layer.positions * (2 * layer.fan_in + 2 * min(layer.fan_out, layer.size))
+            gradients += layer.positions * min(layer.fan_out, layer.size)
             if share.method == "jacobian":
                 formed = max(formed, layer.size * (self.columns if self.form == "full" else 1))
-        needed = item * (held + formed)
-        if needed * count <= max_memory:
-            return count
+        alone = all(
+            share.method in ("jacobian", "vjp") or (share.layer.last and self.selected is None) for share in shares
+        )
+        steps = [self.columns]
+        if single and alone and self.form in ("trace", "diagonal"):
+            steps.insert(0, min(self.columns, max(1, CACHED // max(1, item * count * gradients))))
+        for step in steps:
+            needed = item * (entering + step * gradients + formed)
+            if needed * count <= max_memory:
+                return count, step
         if 2 * needed > max_memory:
             raise UserError(f"two samples need about {2 * needed:,} bytes, max_memory is {max_memory:,}; raise it, take fewer outputs, or use the operator.")  # fmt: skip
-        return max_memory // (2 * needed)
+        return max_memory // (2 * needed), self.columns
+
+    def samples(self, inputs: tuple[Tensor, ...], rows: slice, shares: Sequence[LayerShare]) -> Tile:
+        """A tile after its pass forward."""
+        layers = [share.layer for share in shares]
+        return Tile(self.module, self.found, layers, self.names, inputs, rows, self.selected, self.summed)
+
+    def sides(self, tile: Tile, chosen: slice) -> list[Side | Tensor]:
+        """What every layer needs of a tile."""
+        sides = tile.sides(chosen)
+        self.one_by_one = self.one_by_one or tile.one_by_one
+        return sides
 
     def kernel(
         self, left: tuple[Tensor, ...], right: tuple[Tensor, ...] | None, counts: tuple[int, int],
-        shares: Sequence[LayerShare], tile: int,
+        shares: Sequence[LayerShare], tile: int, step: int,
     ) -> Tensor:  # fmt: skip
         """The kernel, outputs first: `[O, O, N, M]`, `[O, N, M]` or `[N, M]`."""
         example = next(self.module.parameters())
         real = example.real if example.is_complex() else example
         lead = {"full": (self.columns,) * 2, "diagonal": (self.columns,), "trace": (), "pseudo": ()}[self.form]
         out = real.new_zeros(*lead, *counts)
+        every = slice(0, self.columns)
         for rows in _blocks(counts[0], tile):
-            features = self.features(left, rows, shares)
-            if right is not None:
-                for columns in _blocks(counts[1], tile):
-                    self.add(features, self.features(right, columns, shares), shares, out, rows, columns)
-                continue
-            out = self.add(features, features, shares, out, rows, rows)
-            for columns in _blocks(counts[1], tile):
-                if columns.start < rows.start:
-                    self.add(features, self.features(left, columns, shares), shares, out, rows, columns)
+            own = self.samples(left, rows, shares)
+            if right is None:
+                for chosen in _blocks(self.columns, step):
+                    sides = self.sides(own, chosen)
+                    out = self.add(sides, sides, shares, out, rows, rows, chosen)
+            else:
+                sides = self.sides(own, every)
+            for columns in _blocks(counts[1] if right is not None else rows.start, tile):
+                other = self.samples(left if right is None else right, columns, shares)
+                self.add(sides, self.sides(other, every), shares, out, rows, columns, every)
+                if right is None:
                     block = out[..., rows, columns].mT
                     out[..., columns, rows] = block.transpose(0, 1) if self.form == "full" else block
         return out
 
-    def features(self, inputs: tuple[Tensor, ...], rows: slice, shares: Sequence[LayerShare]) -> list[Side | Tensor]:
-        """What every layer needs of a tile; for the remainder its Jacobian `[O, N, P]`."""
-        found, samplewise = self.found, self.found.samplewise
-        if samplewise:
-            inputs = tuple(x[rows] for x in inputs)
-        output, recorder = record(self.module, inputs, self.names)
-        flat = flat_output(output, samplewise)
-        cotangents = self.cotangents(flat, rows)
-        plain = self.selected is None and self.columns == found.outputs
-        count = len(flat)
-        needed = sorted({place for layer in found.layers for place, _ in layer.uses if not (layer.last and plain)})
-        gradients = dict(zip(needed, self.backward(flat, [recorder.uses[p].output for p in needed], cotangents), strict=True))  # fmt: skip
-        sides: list[Side | Tensor] = []
-        for share in shares:
-            layer = share.layer
-            if layer.kind == "remainder":
-                values, reason = jacobians(self.module, inputs, layer.parameters, cotangents, samplewise)
-                self.one_by_one = self.one_by_one or reason
-                sides.append(values if samplewise else values.transpose(0, 1))
-                continue
-            uses = [(recorder.uses[place], role) for place, role in layer.uses]
-            entered = [
-                entering(use, found.axes[place], count, layer.bias) if role == "weight" else use.input
-                for (use, role), (place, _) in zip(uses, layer.uses, strict=True)
-            ]
-            own = None
-            if not (layer.last and plain):
-                own = [samples(gradients[place], recorder.uses[place], found.axes[place], count, 1) for place, _ in layer.uses]  # fmt: skip
-            if own is not None and not samplewise:
-                own = [gradient.transpose(0, 1) for gradient in own]  # every output a sample, [1, N·O, S, J]
-                entered = [part.expand(len(cotangents), *part.shape[1:]) for part in entered]
-            sides.append(Side(uses, entered, own))
-        return sides
-
-    def cotangents(self, flat: Tensor, rows: slice) -> Tensor:
-        """Rows to multiply the outputs with, `[O, outputs]`."""
-        unit = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
-        if not self.found.samplewise:
-            chosen = unit if self.selected is None else unit.unflatten(0, (-1, self.found.outputs))[:, list(self.selected)].flatten(0, 1)  # fmt: skip
-            return chosen[rows]
-        if self.selected is not None:
-            unit = unit[list(self.selected)]
-        return unit.sum(0, keepdim=True) if self.columns < self.outputs else unit
-
-    @staticmethod
-    def backward(flat: Tensor, points: list[Tensor], cotangents: Tensor) -> list[Tensor]:
-        """Gradients of every output to pre-activations, `[O, *shape]`, zero where it does not depend on them."""
-        if not points:
-            return []
-        rows = cotangents[:, None].expand(-1, len(flat), -1)
-        found = torch.autograd.grad(
-            flat, points, rows, is_grads_batched=True, allow_unused=True, materialize_grads=True
-        )
-        return [gradient.detach() for gradient in found]
-
     def add(
         self, left: list[Side | Tensor], right: list[Side | Tensor], shares: Sequence[LayerShare], out: Tensor,
-        rows: slice, columns: slice,
+        rows: slice, columns: slice, chosen: slice,
     ) -> Tensor:  # fmt: skip
         """Add all layers' shares to one tile; returns the kernel (another tensor where it was one tile)."""
         same = left is right
         single = same and self.form == "full" and rows == slice(0, out.shape[-1])
         for share, a, b in zip(shares, left, right, strict=True):
-            targets = self.targets(out, rows, columns, same)
+            constant = isinstance(a, Side) and a.gradients is None  # the same for every output, so added once to all
+            if constant and chosen.start:
+                continue
+            targets = self.targets(out[..., rows, columns], slice(0, self.columns) if constant else chosen, same)
             if isinstance(a, Tensor) and isinstance(b, Tensor):
                 add_products(a.__getitem__, b.__getitem__, targets, same)
                 continue
@@ -297,20 +272,23 @@ class _Work:
             assert isinstance(b, Side)
             replaced = add_layer(share.layer, share.method, self.form, a, b, targets, out if single else None)
             out = out if replaced is None else replaced
-        if same and self.form == "full":
-            for o in range(self.columns):
-                for p in range(o):
-                    out[p, o, rows, columns] = out[o, p, rows, columns].T
+        if same:
+            tile = out[..., rows, columns]
+            for o, p, target in self.targets(tile, chosen, same):
+                if o == p:
+                    mirror(target)
+                else:
+                    tile[p, o] = target.T
         return out
 
-    def targets(self, out: Tensor, rows: slice, columns: slice, same: bool) -> list[Target]:
-        """Pairs of outputs and the part of the kernel that is theirs; against itself only o ≥ p."""
-        count = range(self.columns)
+    def targets(self, tile: Tensor, chosen: slice, same: bool) -> list[Target]:
+        """Pairs of the chosen outputs, counted from the first, and the part of the kernel that is theirs; against itself only o ≥ p."""
+        count = range(chosen.stop - chosen.start)
         if self.form == "full":
-            return [(o, p, out[o, p, rows, columns]) for o in count for p in count if not (same and p > o)]
+            return [(o, p, tile[o, p]) for o in count for p in count if not (same and p > o)]
         if self.form == "diagonal":
-            return [(o, o, out[o, rows, columns]) for o in count]
-        return [(o, o, out[rows, columns]) for o in count]
+            return [(o, o, tile[chosen.start + o]) for o in count]
+        return [(o, o, tile) for o in count]
 
 
 def _blocks(count: int, tile: int) -> Iterator[slice]:

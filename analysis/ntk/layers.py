@@ -218,31 +218,37 @@ def entering(use: Use, axis: int | None, count: int, bias: bool) -> Tensor:
     if use.kind not in ("convolution", "transposed"):
         rows = samples(use.input, use, axis, count)
         return torch.cat([rows, torch.ones_like(rows[..., :1])], -1) if bias else rows
-    settings = dict(use.settings)
-    groups = settings.pop("groups")
-    patches = patches_of(use.input, **settings)
-    patches = patches.unflatten(1, (groups, -1))  # [B, G, I, L]
-    if bias:
-        patches = torch.cat([patches, torch.ones_like(patches[:, :, :1])], 2)
-    patches = patches.flatten(1, 2).mT if groups == 1 else patches.permute(0, 3, 1, 2)
+    patches = patches_of(use.input, bias=bias, **use.settings)  # [B, G, I, L]
+    patches = patches.flatten(1, 2).mT if patches.shape[1] == 1 else patches.permute(0, 3, 1, 2)
     return patches if len(patches) == count else patches.reshape(count, -1, *patches.shape[2:])
 
 
 def patches_of(
-    image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
-    """What a convolution reads at each of its places, `[B, C · taps, places]`, for one to three dimensions."""
-    if image.ndim == 3:
-        return patches_of(image.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), (1, *dilation))
-    if image.ndim == 4:
-        return F.unfold(image, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
-    image = F.pad(image, [p for p in reversed(padding) for _ in range(2)])
-    for axis, (k, s, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        place = 2 + 2 * axis
-        starts = torch.arange(0, image.shape[place] - gap * (k - 1), s, device=image.device)
-        index = starts[:, None] + gap * torch.arange(k, device=image.device)
-        image = image.index_select(place, index.flatten()).unflatten(place, index.shape)
-    return image.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(5).flatten(1, 4)
+    image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    groups: int, bias: bool,
+) -> Tensor:  # fmt: skip
+    """What a convolution over any number of dimensions reads at each of its places, `[B, G, C/G · taps, places]`.
+
+    Args:
+        image: `[B, C, *]`.
+        kernel: taps a dimension; `stride`, `padding`, `dilation` likewise.
+        groups: G.
+        bias: whether to append a 1 to what a group reads.
+    """
+    image = F.pad(image, [p for p in reversed(padding) for _ in range(2)]).contiguous()
+    sizes = zip(image.shape[2:], kernel, stride, dilation, strict=True)
+    places = [(size - gap * (taps - 1) - 1) // step + 1 for size, taps, step, gap in sizes]
+    batch, channels = image.shape[:2]
+    own, across, *along = image.stride()
+    shape = (batch, groups, channels // groups, *kernel, *places)
+    taps_apart = [width * gap for width, gap in zip(along, dilation, strict=True)]
+    places_apart = [width * step for width, step in zip(along, stride, strict=True)]
+    windows = image.as_strided(shape, (own, across * (channels // groups), across, *taps_apart, *places_apart))
+    read = channels // groups * prod(kernel)
+    patches = image.new_empty(batch, groups, read + bias, prod(places))
+    patches[:, :, :read].view(shape).copy_(windows)  # half the time of an unfolding that is then joined with ones
+    patches[:, :, read:] = 1
+    return patches
 
 
 def jacobian(use: Use, role: str, entered: Tensor, gradients: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Side:
 def add_layer(
     layer: Layer, method: str, form: Form, left: Side, right: Side, targets: Sequence[Target], whole: Tensor | None
 ) -> Tensor | None:
-    """Add a layer's share to the kernel.
+    """Add a layer's share to the kernel; to a target that is symmetric at least on and below the diagonal.
 
     Args:
         layer: the layer.
@@ -160,11 +160,20 @@ def add_products(
 
 
 def _add_square(target: Tensor, rows: Tensor) -> None:
-    """K += J Jᵀ by blocks on and below the diagonal: a general product of these is steadier than BLAS's symmetric one."""
+    """K += J Jᵀ on and below the diagonal: general products of blocks are steadier than BLAS's symmetric one.
+
+    The sum over parameters is made apart: rounded at the size of what it is added to it would be less exact.
+    """
     for block in _blocks(len(rows), len(rows)):
-        share = rows[block.start :] @ rows[block].T
-        target[block.start :, block] += share
-        target[block, block.stop :] += share[block.stop - block.start :].T
+        target[block.start :, block] += rows[block.start :] @ rows[block].T
+
+
+def mirror(target: Tensor) -> None:
+    """Fill a symmetric matrix above its diagonal from below."""
+    for block in _blocks(len(target), len(target)):
+        square = target[block, block]
+        square.copy_(square.tril() + square.tril(-1).T)
+        target[block, block.stop :] = target[block.stop :, block].T
 
 
 def _blocks(count: int, most: int) -> list[slice]:
@@ -176,11 +185,11 @@ def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _inner(layer: Layer, left: Side, right: Side, rows: slice = slice(None), first: int = 0) -> Tensor:
-    """a_ns · a'_mt of all positions, `[n S, M T]`, from column `first` on; for an embedding whether the indices agree."""
+def _inner(layer: Layer, left: Side, right: Side, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    """a_ns · a'_mt of all positions, `[n S, m T]`; for an embedding whether the indices agree."""
+    own, other = (x.rows()[part].flatten(0, 1) for x, part in ((left, rows), (right, columns)))
     if layer.kind == "matrix":
-        return left.rows()[rows].flatten(0, 1) @ right.rows()[first:].flatten(0, 1).T
-    own, other = left.rows()[rows].flatten(), right.rows()[first:].flatten()
+        return own @ other.T
     agree = own[:, None] == other
     if (missing := left.uses[0][0].settings["padding_index"]) is not None:
         agree &= own[:, None] != missing
@@ -194,20 +203,19 @@ def _add_matched(layer: Layer, form: Form, left: Side, right: Side, targets: Seq
         g, h = (x.movedim(0, 2).flatten(2).unsqueeze(0) for x in (g, h))
         targets = [(0, 0, targets[0][2])]
     _, count, positions, _ = g.shape
-    columns, others = h.shape[1:3]
-    most = max(1, GHOST_ENTRIES // (positions * others * columns))
+    others, opposite = h.shape[1:3]
+    most = max(1, GHOST_ENTRIES // (positions * opposite * max(count, others)))
     halved, whole = (
         [target for target in targets if (same and target[0] == target[1]) == half] for half in (True, False)
     )
-    for pairs, blocks in ((halved, _blocks(count, most)), (whole, _slices(count, most))):
-        for rows in blocks if pairs else ():
-            first = rows.start if pairs is halved else 0
-            inner = _inner(layer, left, right, rows, first)
+    lower = [(slice(block.start, None), block) for block in _blocks(count, most)]
+    for pairs, blocks in ((halved, lower), (whole, [(rows, slice(None)) for rows in _slices(count, most)])):
+        for rows, columns in blocks if pairs else ():
+            inner = _inner(layer, left, right, rows, columns)
             for o, p, target in pairs:
-                outer = g[o, rows].flatten(0, 1) @ h[p, first:].flatten(0, 1).T
+                outer = g[o, rows].flatten(0, 1) @ h[p, columns].flatten(0, 1).T
                 outer *= inner
-                if positions * others > 1:
-                    outer = outer.view(-1, positions, columns - first, others).sum((1, 3))
-                target[rows, first:] += outer
-                if pairs is halved:
-                    target[rows.stop :, rows] += outer[:, rows.stop - first :].T
+                part = target[rows, columns]
+                if positions * opposite > 1:
+                    outer = outer.view(part.shape[0], positions, part.shape[1], opposite).sum((1, 3))
+                part += outer
