@@ -181,7 +181,7 @@ def adamw(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
             {"params": [p for p in weights if id(p) not in chosen], "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
-        fused=True,
+        fused=config.precision != "bf16-mixed",  # Lightning clips no gradients of a fused one under autocast
     )
 
 
