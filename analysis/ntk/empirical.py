@@ -243,6 +243,7 @@ class _Work:
                 for chosen in _blocks(self.columns, step):
                     sides = self.sides(own, chosen)
                     out = self.add(sides, sides, shares, out, rows, rows, chosen)
+                self.complete(out[..., rows, rows])
             else:
                 sides = self.sides(own, every)
             for columns in _blocks(counts[1] if right is not None else rows.start, tile):
@@ -272,14 +273,18 @@ class _Work:
             assert isinstance(b, Side)
             replaced = add_layer(share.layer, share.method, self.form, a, b, targets, out if single else None)
             out = out if replaced is None else replaced
-        if same:
-            tile = out[..., rows, columns]
-            for o, p, target in self.targets(tile, chosen, same):
-                if o == p:
-                    mirror(target)
-                else:
-                    tile[p, o] = target.T
         return out
+
+    def complete(self, tile: Tensor) -> None:
+        """The other half of a tile of samples against themselves."""
+        if self.form != "full":
+            for target in tile if self.form == "diagonal" else (tile,):
+                mirror(target)
+            return
+        for o in range(self.columns):
+            mirror(tile[o, o])
+            for p in range(o):
+                tile[p, o] = tile[o, p].T
 
     def targets(self, tile: Tensor, chosen: slice, same: bool) -> list[Target]:
         """Pairs of the chosen outputs, counted from the first, and the part of the kernel that is theirs; against itself only o ≥ p."""
