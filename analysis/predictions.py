@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from analysis.theme import CATEGORICAL, FOCUS, REFERENCE, TARGET, figure, styled
+from analysis.theme import CATEGORICAL, REFERENCE, TARGET, figure
 from metanets.runs import Run
 
 SPLITS = ("train", "validation", "test")
@@ -127,28 +126,3 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
         for run in runs
     ]
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class LearningCurves:
-    """Losses and validation metrics of a metanet over its epochs: `frame` has the column `epoch` and one a curve."""
-
-    frame: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row an epoch."""
-        return self.frame
-
-    def plot(self) -> go.Figure:
-        """Losses on the left, other metrics on the right."""
-        names = [str(name) for name in self.frame.columns if name != "epoch"]
-        losses = [name for name in names if "loss" in name]
-        others = [name for name in names if name not in losses]
-        drawing = make_subplots(1, 2 if others else 1, horizontal_spacing=0.1)
-        for column, group in enumerate((losses, others), start=1):
-            for place, name in enumerate(group):
-                known = self.frame[["epoch", name]].dropna()
-                colour = (TARGET, FOCUS, *CATEGORICAL[2:])[place] if column == 1 else CATEGORICAL[(place + 2) % 10]
-                drawing.add_scatter(x=known["epoch"], y=known[name], name=name, mode="lines", line={"width": 2, "color": colour}, row=1, col=column)  # fmt: skip
-        drawing.update_xaxes(title_text="epoch")
-        return styled(drawing, height=280)

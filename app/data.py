@@ -13,7 +13,7 @@ from analysis.curves import TrainingCurves, training_curves
 from analysis.embedding import EmbeddingMap, Method, embedding_map
 from analysis.graph_drawing import GraphDrawing, layer_drawing, neuron_drawing
 from analysis.maps import WeightMaps, weight_maps
-from analysis.predictions import LearningCurves, Predictions, predictions
+from analysis.predictions import Predictions, predictions
 from analysis.rendering import Reconstruction, reconstruct
 from analysis.spectra import SingularSpectra, singular_spectra
 from analysis.symmetry.orbit import OrbitPath, Walker
@@ -210,8 +210,3 @@ def embedding(run: Run, records: pd.DataFrame, method: Method) -> EmbeddingMap:
 def predictions_of(run: Run, split: str) -> Predictions:
     """Predicted and true values of a split."""
     return predictions(run, split)
-
-
-def learning_curves(run: Run) -> LearningCurves:
-    """Losses and metrics of a metanet over its epochs."""
-    return LearningCurves(run.curves)

@@ -168,6 +168,51 @@ def load(path: str | Path) -> Run:
     return run
 
 
+def find_curves(places: Sequence[str | Path], depth: int = 4) -> dict[str, pd.DataFrame]:
+    """Learning curves of runs, finished or not, and of runs in folders, such as a leaderboard.
+
+    Args:
+        places: folders.
+        depth: how many levels of folders to descend.
+
+    Returns:
+        One row an epoch, by the part of the run's path in which the runs differ.
+
+    Raises:
+        UserError: a folder is not there or holds no curves.
+    """
+    found: dict[Path, pd.DataFrame] = {}
+    for place in map(Path, places):
+        if not place.is_dir():
+            raise UserError(f"there is no folder {str(place)!r}; name a run of metazoo train, or a folder of runs.")
+        below = _holding(place, METRICS, depth)
+        if not below:
+            raise UserError(
+                f"{str(place)!r} holds no learning curves (no {METRICS} in it); make a run with: metazoo train ZOO POPULATION."
+            )
+        found |= {path.resolve(): _curves(path / METRICS) for path in below}
+    root = Path(os.path.commonpath(found)) if len(found) > 1 else next(iter(found)).parent
+    return {path.relative_to(root).as_posix(): curves for path, curves in found.items()}
+
+
+def _curves(file: Path) -> pd.DataFrame:
+    try:
+        curves = pd.read_csv(file)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        curves = pd.DataFrame()
+    if curves.empty or not {"epoch", "validation_loss"} <= {*curves.columns}:
+        raise UserError(f"{str(file)!r} holds no learning curves; repeat its metazoo train command.")
+    return curves
+
+
+def _holding(folder: Path, file: str, depth: int) -> list[Path]:
+    """The nearest folders that hold a file, this one or those in it."""
+    if (folder / file).is_file():
+        return [folder]
+    deeper = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".") if depth else []
+    return [found for entry in deeper for found in _holding(entry, file, depth - 1)]
+
+
 def list_runs(folder: str | Path, depth: int = 2) -> list[Run]:
     """Every finished, complete run in a folder and the folders in it, newest first.
 
@@ -175,17 +220,10 @@ def list_runs(folder: str | Path, depth: int = 2) -> list[Run]:
         folder: where to look; it may be a run itself.
         depth: how many levels of folders to descend.
     """
-    places: Sequence[Path] = [Path(folder)]
     found = []
-    for _ in range(depth + 1):
-        deeper: list[Path] = []
-        for place in places:
-            if (place / RECORD).is_file():
-                try:
-                    found.append(load(place))
-                except UserError:
-                    continue  # unfinished or damaged: `load` says so to whoever asks for it by name
-            elif place.is_dir():
-                deeper += sorted(entry for entry in place.iterdir() if entry.is_dir() and entry.name[0] != ".")
-        places = deeper
+    for place in _holding(Path(folder), RECORD, depth) if Path(folder).is_dir() else ():
+        try:
+            found.append(load(place))
+        except UserError:
+            continue  # unfinished or damaged: `load` says so to whoever asks for it by name
     return sorted(found, key=lambda run: run.record.finished or "", reverse=True)

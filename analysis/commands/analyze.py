@@ -46,11 +46,8 @@ def register(app: typer.Typer) -> None:
         chosen = find(name)
         fields = read_key_values(set_)
         chosen.configure(fields)  # before anything slow
-        for path in (plot, csv):
-            if path is not None and not path.resolve().parent.is_dir():
-                raise UserError(f"folder {str(path.parent)!r} is not there; make it, or write the file elsewhere.", 2)
-        if plot is not None and plot.suffix != ".html":
-            raise UserError(f"cannot write a figure to {plot.name!r}; give a name that ends in .html.", 2)
+        check_folder(csv)
+        check_figure(plot)
         result = chosen.run(_subject(chosen.name, chosen.of, what, which, input or (), tiny), fields)
         frame = result.to_frame()
         if plot is not None:
@@ -68,6 +65,19 @@ def register(app: typer.Typer) -> None:
         for path in (plot, csv):
             if path is not None:
                 console.print(f"wrote {path}", highlight=False)
+
+
+def check_folder(path: Path | None) -> None:
+    """Raise `UserError` where a file has no folder to be written to."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise UserError(f"folder {str(path.parent)!r} is not there; make it, or write the file elsewhere.", 2)
+
+
+def check_figure(path: Path | None) -> None:
+    """Raise `UserError` where a figure cannot be written to a file."""
+    check_folder(path)
+    if path is not None and path.suffix != ".html":
+        raise UserError(f"cannot write a figure to {path.name!r}; give a name that ends in .html.", 2)
 
 
 def _subject(name: str, of: str, what: str | None, which: str | None, inputs: Any, tiny: bool) -> Any:

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.embedding import METHODS
+from analysis.learning_curves import LearningCurves
 from analysis.predictions import SPLITS, model_names, run_metrics, run_table
 from app import data
 from app.frame import LINKED, PLOTLY, framed, link_to_model, number_columns
@@ -51,7 +52,7 @@ def page() -> None:
         st.subheader("Predicted and true", anchor=False)
         show_predictions(run, split)
     with st.expander("Training of the metanet", icon=":material/show_chart:"):
-        st.plotly_chart(data.learning_curves(run).plot(), key="learning", theme=None, config=PLOTLY)
+        show_curves(run, {str(each.path.relative_to(folder)): each for each in found})
 
 
 def choose(folder: Path, found: list[Run]) -> Run:
@@ -101,6 +102,15 @@ def show_embeddings(run: Run, records: pd.DataFrame, split: str) -> None:
     sample = f"A random sample of {len(found.frame):,} of {found.of:,} models. " if len(found.frame) < found.of else ""
     st.caption(f"{sample}Click a point to open its model.")
     offer(event)
+
+
+def show_curves(run: Run, runs: dict[str, Run]) -> None:
+    """Learning curves of the run, and of others that are chosen."""
+    own = next(name for name, each in runs.items() if each is run)
+    others = [name for name in runs if name != own]
+    beside = st.multiselect("Beside", others, key="beside", placeholder="other runs") if others else []
+    curves = LearningCurves({name: runs[name].curves for name in (own, *beside)})
+    st.plotly_chart(curves.plot(), key="learning", theme=None, config=PLOTLY)
 
 
 def show_predictions(run: Run, split: str) -> None:

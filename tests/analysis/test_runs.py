@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.embedding import METHODS, embedding_map
-from analysis.predictions import LearningCurves, model_names, predictions, run_metrics, run_table
+from analysis.predictions import model_names, predictions, run_metrics, run_table
 from metanets import runs
 from modelzoo.errors import UserError
 
@@ -69,4 +69,3 @@ def test_tables_of_runs(small_runs: Path) -> None:
     metrics = run_metrics(found[0])
     assert metrics["models"].sum() == len(found[0].table)
     assert model_names(found[0].table)[0].endswith("/0")
-    assert len(LearningCurves(found[0].curves).plot().data) == 2

@@ -179,6 +179,15 @@ def test_metanet_point_that_is_clicked_offers_its_model(opened: Opened) -> None:
     assert link.proto.query_string == "population=small-cnn-digits&model=4"
 
 
+def test_metanet_learning_curves_of_other_runs_stand_beside(opened: Opened) -> None:
+    test = opened("metanet", run="accuracy")
+    charts = test.get("plotly_chart")
+    assert '"name":"accuracy"' in charts[-1].proto.spec
+    assert '"name":"digit"' not in charts[-1].proto.spec
+    test.multiselect(key="beside").set_value(["digit"]).run()
+    assert '"name":"digit"' in test.get("plotly_chart")[-1].proto.spec
+
+
 def test_metanet_unknown_run_is_one_sentence(opened: Opened) -> None:
     test = opened("metanet", run="digits")
     assert not test.exception
