@@ -91,10 +91,16 @@ class Tile:
         """Gradients of every output to pre-activations, `[O, *shape]`, zero where it does not depend on them."""
         if not points:
             return []
-        rows = cotangents[:, None].expand(-1, len(self.flat), -1)
+        start = self.flat
+        for layer in filter(self._plain, self.layers):  # the output is W h + b: start from h, with the rows of W
+            head = self.uses[layer.uses[0][0]]
+            if head.source.ndim == 2 and head.source.requires_grad:
+                weight = dict(self.module.named_parameters())[str(head.weight)].detach()
+                start, cotangents = head.source, cotangents @ weight
+        rows = cotangents[:, None].expand(-1, len(start), -1)
         batched = len(rows) > 1  # mapping over one output costs as much as the pass itself
         found = torch.autograd.grad(
-            self.flat, points, rows if batched else rows[0], retain_graph=more,
+            start, points, rows if batched else rows[0], retain_graph=more,
             is_grads_batched=batched, allow_unused=True, materialize_grads=True,
         )  # fmt: skip
         return [gradient.detach() if batched else gradient.detach()[None] for gradient in found]

@@ -32,6 +32,7 @@ class Use:
         settings: of a convolution (`kernel stride padding dilation groups`), of an embedding (`rows padding_index`).
         output: the pre-activation, in the graph of the module's output.
         returned: the copy of it that the module went on with.
+        source: the first argument of the call, in the graph of the module's output.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Use:
     settings: Mapping[str, Any] = field(default_factory=dict)
     output: Tensor = field(default_factory=lambda: torch.empty(0))
     returned: Tensor = field(default_factory=lambda: torch.empty(0))
+    source: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Recorder(TorchFunctionMode):
         with torch.no_grad():
             kind, entering, axes, settings = call.use()
         returned = output.clone()  # so that what is computed in place leaves the pre-activation alone
-        self.uses.append(Use(kind, weight, bias, entering.detach(), axes, settings, output, returned))
+        self.uses.append(Use(kind, weight, bias, entering.detach(), axes, settings, output, returned, call.others[0]))
         return returned
 
 
