@@ -7,7 +7,7 @@ The steps, each equivariant under the steps after it:
    The squared norm is convex along them, so the point is unique where it exists, up to rotations inside linear factors
    ("The length of vectors in representation spaces", Kempf and Ness, 1979);
 2. *periods*: biases of sines go into half a period around zero;
-3. *signs and phases*: every unit is turned so that what it computes on fixed inputs has a positive sum;
+3. *signs and phases*: every unit is turned so that cubes of what it computes on fixed inputs have a positive sum;
 4. *rotations* inside linear factors: to the principal axes, largest first;
 5. *branches* of a product: the larger one first, in every unit;
 6. *permutations*: interchangeable blocks are sorted by a key that does not depend on their order.
@@ -167,7 +167,7 @@ class _Canonical:
     # --- signs and phases -------------------------------------------------------------------------------------------
 
     def turn(self, factors: list[DiagonalFactor]) -> None:
-        """Turn every unit so that the sum of what it computes on fixed inputs is positive.
+        """Turn every unit so that the sum of x |x|² over what it computes on fixed inputs is positive.
 
         What turns with several units at once tells the last of them once the others are chosen: hence rounds. What
         rotations move, whose axes are chosen later, tells nothing; and values without a dependence on the inputs
@@ -245,7 +245,8 @@ class _Canonical:
                 for k in sorted(open_.intersection(alike.any(1).nonzero().flatten().tolist())):
                     match = alike[k] & ((ratio - signatures[:, k : k + 1]).abs() < 1e-6).all(0)
                     if match.any():
-                        amount = before[match].sum()
+                        found = before[match]
+                        amount = (found * found.abs().square()).sum()  # sums may vanish, as of what is centred
                         if factor.question == "sign":
                             parameters[k] = int(amount.real < 0)
                         else:
