@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import Options, analysis
-from analysis.symmetry.descent import Descent, squared_distance
+from analysis.symmetry.descent import Descent, least_squares, squared_distance
 from analysis.symmetry.plan import Plan
 from analysis.theme import CATEGORICAL, figure
 from graphs.canonical import CanonicalForm, balanced, canonicalize, ordered
@@ -26,13 +26,16 @@ from graphs.elements import GroupElement
 from graphs.factors import Factor
 from graphs.group import SymmetryGroup
 from graphs.interpreter import widen
+from graphs.scalings.linear import LinearFactor
 from graphs.scalings.periods import PeriodFactor
+from graphs.scalings.translations import TranslationFactor
 from graphs.symmetry import symmetry
 from modelzoo.errors import UserError
 from modelzoo.store import Population
 
 SWEEPS = 100
 MET = 1e-7  # of the norm: models this near share an orbit, and no other start brings them nearer
+ROUNDS = 50  # of least squares at most
 NEAR = 1e-3  # of a squared norm: by how much those of (nearly) equal models may differ
 
 Word = tuple[tuple[Factor, Tensor], ...]
@@ -156,9 +159,11 @@ class Matching:
         _, best, done, start = min(found, key=_by_distance)
         back = self.given.path.backwards()
         moved = back.apply(best.tensors)
+        last = self._last(moved) if best.squared_distance() <= MET**2 * size else ()
+        moved = GroupElement(self.group, last).apply(moved)
         return Alignment(
             {name: moved[name].to(tensor.dtype) for name, tensor in tensors.items()},
-            GroupElement(self.group, (*own.path.word, *best.word, *back.word)),
+            GroupElement(self.group, (*own.path.word, *best.word, *back.word, *last)),
             _distances(reference, own.tensors), _distances(reference, best.tensors),
             np.array([float(tensor.norm()) for tensor in reference.values()]), self.plan.parameters, done, start,
         )  # fmt: skip
@@ -180,6 +185,31 @@ class Matching:
             for tensors in (ours, theirs)
         )
         return bool((abs(mine - others) <= NEAR * others + NEAR**2 * others.sum()).all())
+
+    def _last(self, moved: Mapping[str, Tensor]) -> Word:
+        """Linear factors by least squares and translations in turns, if so a model of one orbit becomes the reference.
+
+        Balanced forms do not tell in what is multiplied by nothing, which shrinks to zero in them.
+        """
+        reference = {name: self.unbalanced[name] for name in self.plan.parameters}
+        met = MET**2 * squared_distance(reference, dict.fromkeys(reference, torch.zeros(())))
+        now, word = dict(moved), list[tuple[Factor, Tensor]]()
+        for _ in range(ROUNDS):
+            before = squared_distance(reference, now)
+            for factor in self.group.factors:
+                choices: list[Tensor] = []
+                if isinstance(factor, LinearFactor) and not factor.orthogonal:
+                    choices = least_squares(factor, reference, now)
+                elif isinstance(factor, TranslationFactor):
+                    choices = [factor.centring(now) - factor.centring(self.unbalanced)]
+                tried = [(squared_distance(reference, now), now, word)]
+                for parameters in choices:
+                    found = {**now, **factor.apply(parameters, now)}
+                    tried.append((squared_distance(reference, found), found, [*word, (factor, parameters)]))
+                _, now, word = min(tried, key=lambda entry: entry[0])
+            if squared_distance(reference, now) > before / 4:
+                break
+        return tuple(word) if squared_distance(reference, now) <= met else ()
 
     def _ordered(self, own: CanonicalForm, unbalanced: Mapping[str, Tensor]) -> Word:
         """The start that lays neuron on neuron of the weights as given, exact for permutations whatever balancing does."""
