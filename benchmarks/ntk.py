@@ -1,12 +1,15 @@
 """The empirical tangent kernel against the contraction of Jacobians made by torch.func and against neural-tangents, float32.
 
 python benchmarks/ntk.py [--neural-tangents-python PATH] [--core CORE] [--json] [--write] [--small]
+python benchmarks/ntk.py --threads COUNT [--json] [--write] [--small]
 
 A perceptron 784-512-512-10 and a network of three convolutions with 32 channels on 8 × 8 pixels, full kernel and trace.
 The Jacobians of 256 samples of the perceptron would take 7 GB, and twice that while they are multiplied, so against
 torch.func both sides get 32 samples. neural-tangents is compared in its best mode (structured derivatives, vmap_axes=0,
 jit), with all 256, where an interpreter that has it is named: jax and torch do not load into one process. 0.6.5 runs on
-jax 0.4.23. With --core both sides are pinned to one core and use one thread.
+jax 0.4.23. With --core both sides are pinned to one core and use one thread. With --threads that many threads are
+compared with one, in turns, and nothing else (kept in results/ntk_threads.csv): what counts is wall time on a machine
+that is otherwise idle; --clock processor under OMP_WAIT_POLICY=passive shows what a second thread costs, on any.
 """
 
 import argparse
@@ -16,7 +19,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,22 +141,29 @@ def _peak(network: str, form: Form) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
-def by_threads(network: str, form: Form) -> str:
-    """Wall time of one kernel with one thread and with all."""
+def by_threads(network: str, form: Form, threads: int) -> Case:
+    """The same kernel with several threads and with one."""
     module, x = NETWORKS[network]()
-    threads, seconds = torch.get_num_threads(), {}
-    for count in (1, threads) * 3:
+
+    def kernel(count: int) -> Tensor:
         torch.set_num_threads(count)
-        started = time.perf_counter()
-        empirical_kernel(module, x, form=form)
-        seconds[count] = min(seconds.get(count, 1e9), time.perf_counter() - started)
-    return f"{network} {form}, best of 3: " + ", ".join(f"{count} threads {1000 * s:.0f} ms" for count, s in seconds.items())  # fmt: skip
+        return empirical_kernel(module, x, form=form).values
+
+    return Case(
+        f"{network}, {form}, N {len(x)}",
+        partial(kernel, threads),
+        partial(kernel, 1),
+        agree,
+        ours_name=f"{threads} threads",
+        baseline_name="one thread",
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--neural-tangents-python")
     parser.add_argument("--core", type=int)
+    parser.add_argument("--threads", type=int)
     options, others = parser.parse_known_args()
     sys.argv[1:] = others
     if options.neural_tangents_python and not os.access(options.neural_tangents_python, os.X_OK):
@@ -162,6 +171,11 @@ def main() -> int:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})  # the other process inherits it
         torch.set_num_threads(1)
+    if options.threads is not None:
+        if not 1 < options.threads <= len(os.sched_getaffinity(0)):
+            parser.error(f"--threads {options.threads}: this process may use 2 to {len(os.sched_getaffinity(0))} cores")
+        pairs = [by_threads(name, form, options.threads) for name in NETWORKS for form in FORMS]
+        return run("ntk_threads", pairs, repeats=3)
     cases, notes, peers = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for name, build in NETWORKS.items():
@@ -174,8 +188,6 @@ def main() -> int:
                     cases.append(against_neural_tangents(name, module, x, form, peer))
                 if not small():
                     notes.append(f"added memory, {name} {form}: {peak_megabytes(name, form):.0f} MB")
-                    if torch.get_num_threads() > 1:
-                        notes.append(by_threads(name, form))
         if not peers:
             notes.append("no comparison with neural-tangents: --neural-tangents-python names no interpreter")
         try:
