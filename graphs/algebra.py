@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphs.columns import count_columns, packed
 
-Array = NDArray[np.int64]
+Array = NDArray[np.signedinteger]  # labels are of 32 bits
 Labels = tuple[Array | None, ...]
 
 
@@ -47,8 +47,8 @@ class Decomposition:
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         self.sizes = sizes
-        self.wholes = np.empty(0, np.int64)
-        self.parts = np.empty((0, len(sizes)), np.int64)  # codes below -1 are free coordinates: -2 - coordinate
+        self.wholes = np.empty(0, np.int32)
+        self.parts = np.empty((0, len(sizes)), np.int32)  # codes below -1 are free coordinates: -2 - coordinate
         self.free = False  # whether some part is
         self._order: Array | None = None  # that sorts the wholes
 
@@ -107,7 +107,7 @@ class Algebra:
         """An array of labels that were never used before."""
         size = prod(shape)
         self.count += size
-        return np.arange(self.count - size, self.count, dtype=np.int64).reshape(shape)
+        return np.arange(self.count - size, self.count, dtype=np.int32).reshape(shape)
 
     def pinned(self, labels: Array) -> NDArray[np.bool_]:
         """Which labels are pinned directly."""
@@ -339,7 +339,9 @@ class Algebra:
         for k in rest:
             array = labels[k]
             if array is None:  # a free coordinate is named by its place
-                array = -2 - np.arange(sizes[k]).reshape([-1 if j == axis + k else 1 for j in range(len(shape))])
+                array = -2 - np.arange(sizes[k], dtype=np.int32).reshape(
+                    [-1 if j == axis + k else 1 for j in range(len(shape))]
+                )
             columns.append(np.broadcast_to(array, shape).ravel())
         distinct, inverse, _ = count_columns(np.stack(columns))
         rows = distinct.T

@@ -239,11 +239,19 @@ class PermutationFactor(Factor):
         block = structure.levels[level]
         self.kind = f"S_{block.count}" + (f"^{block.copies}" if block.copies > 1 else "")
         self.log_order = block.copies * math.lgamma(block.count + 1)
-        shift = np.roll(np.tile(np.arange(block.count), (block.copies, 1)), 1, 1)
-        back = structure.move(level, shift)
-        self.moved = back != np.arange(structure.count)
-        self.slots = axes.slots(back)
+        self.slots = axes.slots(self._shifted)
         self._names = list(dict.fromkeys(slot.tensor for slot in self.slots))
+
+    @property
+    def _shifted(self) -> np.ndarray:
+        """`[labels]`: where each label goes when every block goes to where the one before it was."""
+        block = self.structure.levels[self.level]
+        return self.structure.move(self.level, np.roll(np.tile(np.arange(block.count), (block.copies, 1)), 1, 1))
+
+    @property
+    def moved(self) -> np.ndarray:
+        """`[labels]`: which labels an element may move; worked out when asked for, as there are many."""
+        return self._shifted != np.arange(self.structure.count)
 
     @property
     def parent(self) -> int:

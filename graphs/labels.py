@@ -1,19 +1,19 @@
 """Labelling of a program: which axis indices of all its tensors belong to the same neuron."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphs.algebra import Algebra, Array, Labels, compress
 from graphs.columns import packed, unique_columns
 from graphs.fibres import joint_dimensions
 from graphs.program import Op, Program, Reference
+from graphs.unions import Unions
 from modelzoo.errors import UserError
 
 
@@ -179,7 +179,7 @@ class Labelling:
         algebra: the raw labels and every relation between them.
         raw: raw labels of every value.
         neuron: raw label → neuron.
-        pinned: neuron → why it cannot move.
+        pinned: `[neuron]`, whether it cannot move.
         unknown_ops: (operator, module path) of ops without a rule, in program order.
     """
 
@@ -187,7 +187,7 @@ class Labelling:
     algebra: Algebra = field(repr=False)
     raw: tuple[Labels | None, ...] = field(repr=False)
     neuron: Array = field(repr=False)
-    pinned: Mapping[int, str] = field(repr=False)
+    pinned: NDArray[np.bool_] = field(repr=False)
     unknown_ops: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -239,10 +239,9 @@ def label(program: Program, strict: bool = False) -> Labelling:
     """
     walk = Walk(program, strict).run()
     neuron = _closure(walk.algebra)
-    pinned: dict[int, str] = {}
-    for labels, why in walk.algebra.pins:
-        for position, name in enumerate(neuron[labels].tolist()):
-            pinned.setdefault(name, f"{why} {position}")
+    pinned = np.zeros(int(neuron.max(initial=-1)) + 1, bool)
+    for labels, _ in walk.algebra.pins:
+        pinned[neuron[labels]] = True
     return Labelling(program, walk.algebra, tuple(walk.values), neuron, pinned, tuple(walk.unknown_ops))
 
 
@@ -252,60 +251,46 @@ def _closure(algebra: Algebra) -> Array:
     If all coordinates of two labels are one, so are the labels; if two labels are one, so are their coordinates. Then
     a coordinate that only one label has (the feature of a head's own) is the same neuron as that label.
     """
-    classes = _congruent(algebra, components(algebra.count, [(a, b) for a, b, _ in algebra.same]))
+    unions = Unions(algebra.count)
+    for first, second, _ in algebra.same:
+        unions.join(first, second)
+    classes = _congruent(algebra, unions)
     ties = []
     for table in algebra.decompositions.values():
-        wholes = classes[table.wholes]
         for column in range(table.parts.shape[1]):
-            known = table.parts[:, column] >= 0
-            parts = classes[table.parts[known, column]]
-            pairs = unique_columns(np.stack([parts, wholes[known]]))
+            known = np.flatnonzero(table.parts[:, column] >= 0)
+            wholes, labels = table.wholes[known], table.parts[known, column]
+            parts = classes[labels]
+            pairs = unique_columns(np.stack([parts, classes[wholes]]))
             single = np.bincount(pairs[0], minlength=int(pairs.max(initial=0)) + 1) == 1
             chosen = single[parts]
-            ties.append((table.wholes[known][chosen], table.parts[known, column][chosen]))
-    return _congruent(algebra, components(algebra.count, [*ties, (np.arange(algebra.count), _first(classes))]))
+            ties.append((wholes[chosen], labels[chosen]))
+    for first, second in ties:
+        unions.join(first, second)
+    return _congruent(algebra, unions)
 
 
-def _congruent(algebra: Algebra, classes: Array) -> Array:
-    """The finest classes above the given ones that are closed under congruence."""
+def _congruent(algebra: Algebra, unions: Unions) -> Array:
+    """Close classes under congruence and return them."""
+    classes = unions.classes()
     while True:
-        extra = []
         for table in algebra.decompositions.values():
-            wholes = classes[table.wholes]
             parts = np.where(table.parts < 0, table.parts, classes[np.maximum(table.parts, 0)])
-            extra += _ties(parts, table.wholes)
+            _tie(unions, parts, table.wholes)
             for column in range(parts.shape[1]):
-                chosen = table.parts[:, column] >= 0
-                extra += _ties(wholes[chosen, None], table.parts[chosen, column])
-        merged = components(algebra.count, [*extra, (np.arange(algebra.count), _first(classes))])
+                chosen = np.flatnonzero(table.parts[:, column] >= 0)
+                _tie(unions, classes[table.wholes[chosen], None], table.parts[chosen, column])
+        merged = unions.classes()
         if merged.max(initial=-1) == classes.max(initial=-1):
-            return classes
+            return classes.astype(np.int64)
         classes = merged
 
 
-def _first(classes: Array) -> Array:
-    """For every label the first label of its class."""
-    _, first, inverse = np.unique(classes, return_index=True, return_inverse=True)
-    return first[inverse.ravel()]
-
-
-def _ties(keys: Array, labels: Array) -> list[tuple[Array, Array]]:
-    """Pairs that tie all labels with equal keys."""
-    if not len(keys):
-        return []
-    _, first, inverse = np.unique(packed(keys.T), return_index=True, return_inverse=True)
-    return [(labels, labels[first[inverse.ravel()]])]
-
-
-def components(count: int, pairs: Sequence[tuple[Array, Array]]) -> Array:
-    """Connected components of an undirected graph, numbered by their first member."""
-    if not count:
-        return np.empty(0, np.int64)
-    rows = np.concatenate([first.ravel() for first, _ in pairs] or [np.empty(0, np.int64)])
-    columns = np.concatenate([second.ravel() for _, second in pairs] or [np.empty(0, np.int64)])
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
-    component = connected_components(graph, directed=False)[1]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse.ravel()].astype(np.int64)
+def _tie(unions: Unions, keys: Array, labels: Array) -> None:
+    """Tie all labels with equal keys, `[label, numbers]`."""
+    found = packed(keys.T)
+    order = np.argsort(found)
+    found = found[order]
+    starts = np.flatnonzero(np.append(True, found[1:] != found[:-1])[: len(found)])
+    labels = labels[order]
+    unions.join(labels, labels[starts].repeat(np.diff(np.append(starts, len(found)))))

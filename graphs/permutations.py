@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphs.algebra import Algebra, Array
 from graphs.columns import count_columns, packed, ranks, unique_columns
+from graphs.unions import Unions
 
 Hashes = NDArray[np.uint64]
 
@@ -179,7 +180,7 @@ def _edges(algebra: Algebra) -> Array:
         loose = ~(algebra.pinned(first) & algebra.pinned(second))
         table = np.full((3, int(loose.sum())), tag, np.int32)  # half the memory: there are many
         table[0], table[1] = first[loose], second[loose]
-        tables.append(table)
+        tables.append(unique_columns(table))
 
     for first, second, tag in algebra.same:
         add(first.ravel(), second.ravel(), tag)
@@ -189,7 +190,7 @@ def _edges(algebra: Algebra) -> Array:
             chosen = parted.parts[:, column] >= 0
             add(parted.wholes[chosen], parted.parts[chosen, column], tag)
             tag = algebra.tag()
-    return unique_columns(np.concatenate(tables, axis=1))
+    return np.concatenate(tables, axis=1)
 
 
 def _initial(algebra: Algebra) -> Hashes:
@@ -228,20 +229,26 @@ class _Reader:
         self.size = np.bincount(self.cell)
         loose = (self.size[self.cell[edges[0]]] > 1) & (self.size[self.cell[edges[1]]] > 1)
         self.edges = edges[:, loose]  # a relation to a fixed label holds for the whole cell
-        self.unit = np.arange(len(colour))
+        self.unit = np.arange(len(colour), dtype=np.int32)
 
     def contract(self) -> Array:
         """Join labels that are tied one to one into units; returns labels whose ties are twisted."""
-        kind, inverse, number = count_columns(
-            np.stack([self.cell[self.edges[0]], self.cell[self.edges[1]], self.edges[2]])
-        )
-        matching = (number == self.size[kind[0]]) & (number == self.size[kind[1]]) & (kind[0] != kind[1])
-        chosen = self.edges[:2, matching[inverse]]
-        graph = coo_array((np.ones(chosen.shape[1], bool), (chosen[0], chosen[1])), (len(self.cell),) * 2)
-        self.unit = connected_components(graph, directed=False)[1].astype(np.int64)
-        pairs, _, counts = count_columns(np.stack([self.unit, self.cell]))
-        bad = np.unique(pairs[0, counts > 1])
-        return np.flatnonzero(np.isin(self.unit, bad))
+        first, second, tag = self.edges
+        key = packed(np.stack([self.cell[first], self.cell[second], tag]))
+        order = np.argsort(key)
+        key = key[order]
+        starts = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
+        number = np.diff(np.append(starts, len(key)))
+        left, right = self.cell[first[order[starts]]], self.cell[second[order[starts]]]
+        matching = (number == self.size[left]) & (number == self.size[right]) & (left != right)
+        chosen = order[np.repeat(matching, number)]
+        unions = Unions(len(self.cell))
+        unions.join(first[chosen], second[chosen])
+        self.unit = unions.classes()
+        cells = len(self.size)
+        pairs = np.sort(self.unit * np.int64(cells) + self.cell)
+        bad = np.unique(pairs[1:][pairs[1:] == pairs[:-1]] // max(cells, 1))
+        return np.flatnonzero(np.isin(self.unit, bad)) if len(bad) else bad
 
     def levels(self) -> tuple[list[Level], list[Array], Array]:
         """Levels of interchangeable components, derived labels, and what is stuck."""
@@ -251,10 +258,9 @@ class _Reader:
         self.kind = ranks(kind)
         order = np.lexsort((self.colour, self.unit))
         self.order, self.starts = order, np.append(np.flatnonzero(np.diff(self.unit[order], prepend=-1)), len(order))
-        edges = np.stack([self.unit[self.edges[0]], self.unit[self.edges[1]],
-                          ranks(_mix(_hash(self.edges[2], 5) ^ self.colour[self.edges[0]])
-                                 + _mix(self.colour[self.edges[1]] ^ np.uint64(6)))])  # fmt: skip
-        edges = unique_columns(edges[:, edges[0] != edges[1]])
+        first, second, tag = self.edges[:, self.unit[self.edges[0]] != self.unit[self.edges[1]]]
+        relation = ranks(_mix(_hash(tag, 5) ^ self.colour[first]) + _mix(self.colour[second] ^ np.uint64(6)))
+        edges = unique_columns(np.stack([self.unit[first], self.unit[second], relation.astype(np.int32)]))
         first = np.full(units, len(self.unit), np.int64)
         np.minimum.at(first, self.unit, np.arange(len(self.unit)))
         self.first = first
@@ -315,11 +321,11 @@ class _Reader:
             index = -1
             if m > 1:
                 index = len(self.found)
-                self.found.append(Level(np.empty((0, 0, 0), np.int64), parent, depth))
+                self.found.append(Level(np.empty((0, 0, 0), np.int32), parent, depth))
             ordered = self._descend([parts[k] for k in alike], kept, index if m > 1 else parent, depth + (m > 1))
             if m > 1:
                 labels = [np.concatenate([self.members(unit) for unit in units]) for units in ordered]
-                nodes = np.stack(labels).reshape(len(blocks), m, -1)
+                nodes = np.stack(labels).astype(np.int32).reshape(len(blocks), m, -1)
                 self.found[index] = Level(nodes, parent, depth)
             for number, units in enumerate(ordered):
                 result[number // m].append(units)

@@ -7,11 +7,11 @@ import numpy as np
 from torch import Tensor
 
 from graphs.group import SymmetryGroup
-from graphs.labels import components
 from graphs.parameter_graph.build import depths
 from graphs.parameter_graph.plan import End, TensorPlan, plans
 from graphs.parameter_graph.structure import neurons_of
 from graphs.program import Program
+from graphs.unions import Unions
 from modelzoo.errors import UserError
 
 
@@ -46,7 +46,10 @@ def layer_graph(
         return np.unique(neurons.base[neurons.of(end.labels)])
 
     held = [members(end) for end in ends]
-    group = components(constant + 1, [(np.full(len(keys), keys[0]), keys) for keys in held])
+    unions = Unions(constant + 1)
+    for keys in held:
+        unions.join(np.full(len(keys), keys[0]), keys)
+    group = unions.classes()
     met = np.unique(np.concatenate([np.empty(0, np.int64), *held]))
     reads = neurons.positions_of(program.inputs, "input")
     writes = neurons.positions_of(program.outputs, "output")

@@ -196,7 +196,7 @@ def _units(context: Context, op: Op, matched: Sequence[tuple[str, str]]) -> tupl
     made = labelling.values[op.output]
     assert made is not None
     plain = [array.ravel() for k, array in enumerate(made) if array is not None and array.size == array.shape[k]]
-    neurons = [n for n in dict.fromkeys(np.concatenate(plain).tolist() if plain else []) if n not in labelling.pinned]
+    neurons = [n for n in dict.fromkeys(np.concatenate(plain).tolist() if plain else []) if not labelling.pinned[n]]
     number = {neuron: k for k, neuron in enumerate(neurons)}
     pairs = []
     for left, right in matched:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphs.interpreter import call, widen
+from graphs.interpreter import TURNS, call, widen
 from graphs.program import Op
 
 # Operators that read their data without computing, so that every entry of the result is one of the entries.
@@ -20,7 +20,6 @@ MOVES = frozenset(
         "flip", "repeat", "dropout", "lift_fresh_copy",
     )
 )  # fmt: skip
-TURNS = frozenset(("aten.t", "aten.permute", "aten.transpose"))  # of these, those that only reorder dimensions
 LARGEST = 2**14  # numbers of a random tensor that does not overlap
 
 
@@ -58,9 +57,14 @@ class Leaf:
             positions = call(op, partial(where_moved, positions))[place]
         return positions
 
+    @property
+    def is_view(self) -> bool:
+        """Whether it is the whole tensor, its dimensions perhaps reordered."""
+        return self.entries is None and all(op.name in TURNS for op, _ in self.trail)
+
     def put(self, values: Tensor, source: Sequence[int]) -> Tensor:
         """Zeros of the tensor's shape with values of the shape of the part in its place, in double precision."""
-        if self.entries is None and all(op.name in TURNS for op, _ in self.trail):  # a view, whatever its size
+        if self.is_view:  # of the values, whatever its size
             turned = torch.empty_strided(tuple(source), tuple(range(1, len(source) + 1)), device="meta")
             for op, place in self.trail:
                 turned = call(op, partial(where_moved, turned))[place]
@@ -99,7 +103,7 @@ class Carried:
     leaf: Leaf
     where: Tensor
 
-    @cached_property
+    @property
     def unique(self) -> tuple[Tensor, Tensor, Tensor]:
         """The entries that occur, the first place of each, and for every place the number of its entry."""
         flat = self.where.flatten()

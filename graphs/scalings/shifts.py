@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphs.interpreter import BATCH_NORM, call, interpret
+from graphs.interpreter import BATCH_NORM, Run, Shifted, call
 from graphs.program import Op, Program, Reference
 from graphs.scalings.coordinates import first_names
-from graphs.scalings.leaves import MOVES, Carried, Leaf, Sink, random_tensor, where_moved
+from graphs.scalings.leaves import LARGEST, MOVES, Carried, Leaf, Sink, random_tensor, where_moved
 
 PICKS = frozenset(f"aten.{name}" for name in ("slice", "select", "split", "split_with_sizes", "unbind", "chunk"))
 REARRANGES = MOVES - PICKS  # no entry is lost
@@ -137,7 +137,7 @@ class Shifts:
         return found
 
     @cached_property
-    def runs(self) -> tuple[dict[int, Tensor], ...]:
+    def runs(self) -> tuple[Run, ...]:
         """All values for random sets of inputs."""
         generator = torch.Generator().manual_seed(self.seed + 1)
         rows = [self.shapes[name][0] for name in self.tied for op in self.program.ops if op.name == "aten.embedding"
@@ -154,7 +154,7 @@ class Shifts:
                 else:
                     high = min(rows, default=2)
                     inputs.append(torch.randint(0, high, value.shape, generator=generator).to(value.dtype))
-            found.append(interpret(self.program, self.tensors, inputs))
+            found.append(Run(self.program, self.tensors, inputs))
         return tuple(found)
 
     @cached_property
@@ -276,16 +276,21 @@ class Shifts:
                 return True
         return False
 
-    def follow(self, leaf: Leaf, shift: Tensor, allowed: Callable[[str], bool]) -> list[Sink] | None:
+    def follow(
+        self, leaf: Leaf, shift: Tensor, allowed: Callable[[str], bool], gain: Tensor | None = None
+    ) -> list[Sink] | None:
         """Shift a leaf and find the biases that take it back; None if an output stays shifted.
 
         Args:
             leaf: what is shifted.
             shift: `[*shape of the leaf]`, by how much.
             allowed: whether a tensor may be a sink.
+            gain: what the shift is divided by, of the same shape.
         """
+        start: tuple[int, Tensor | Shifted]
         if leaf.entries is None:
-            start = leaf.value, self.runs[0][leaf.value] + shift
+            moved = Shifted(self.runs[0][leaf.value], shift, gain)
+            start = leaf.value, moved if shift.numel() > LARGEST else moved.total()
         else:
             value = self.program.tensors[leaf.tensor]
             change = torch.zeros(self.tensors[leaf.tensor].numel(), dtype=shift.dtype)
@@ -295,7 +300,7 @@ class Shifts:
 
     def _extend(
         self,
-        start: tuple[int, Tensor],
+        start: tuple[int, Tensor | Shifted],
         changes: Mapping[str, Tensor],
         sinks: list[Sink],
         allowed: Callable[[str], bool],
@@ -344,10 +349,10 @@ class Shifts:
         return tuple(found)
 
     def _pass(
-        self, start: tuple[int, Tensor], changes: Mapping[str, Tensor], allowed: Callable[[int, str], bool]
+        self, start: tuple[int, Tensor | Shifted], changes: Mapping[str, Tensor], allowed: Callable[[int, str], bool]
     ) -> tuple[Sink, Tensor] | None:
         """Carry a shifted value and changed biases through the program up to the first that a bias can take back."""
-        moved: tuple[dict[int, Tensor], ...] = (dict([start]), dict([start]))
+        moved: tuple[dict[int, Tensor | Shifted], ...] = (dict([start]), dict([start]))
         for name, change in changes.items():
             value = self.program.tensors[name]
             both = self.runs[0][value] + change.reshape(self.runs[0][value].shape)
@@ -368,7 +373,7 @@ class Shifts:
                 waiting = sorted({*waiting, *self.users[output]})
         return None
 
-    def _step(self, op: Op, moved: tuple[dict[int, Tensor], ...]) -> list[int]:
+    def _step(self, op: Op, moved: tuple[dict[int, Tensor | Shifted], ...]) -> list[int]:
         """Evaluate one operator again; the outputs that have changed."""
         if all(value in self.program.constants for value in op.outputs if value is not None):
             return []
@@ -377,9 +382,13 @@ class Shifts:
         results: list[Any] = []
         for number, (run, now) in enumerate(zip(self.runs, moved, strict=True)):
             if not (number and all(value in self.known for value in op.inputs)):
-                results = call(op, lambda value, now=now, run=run: now.get(value, run[value]))  # type: ignore[misc]
+                results = call(op, lambda value, now=now, run=run: now[value] if value in now else run[value])  # type: ignore[misc]
             for output, result in zip(op.outputs, results, strict=False):
                 if output is None:
+                    continue
+                if isinstance(result, Shifted):  # turned
+                    now[output] = result
+                    changed = [output]
                     continue
                 if not (result.is_floating_point() or result.is_complex()):
                     if not torch.equal(result, run[output]):
@@ -415,7 +424,7 @@ class Shifts:
     def _sink(
         self,
         value: int,
-        moved: tuple[dict[int, Tensor], ...],
+        moved: tuple[dict[int, Tensor | Shifted], ...],
         changes: Mapping[str, Tensor],
         allowed: Callable[[int, str], bool],
     ) -> tuple[Sink, Tensor] | None:
@@ -427,7 +436,8 @@ class Shifts:
         carriers = [] if same else self.carried(value)
         if not carriers and value not in self.program.outputs:
             return None
-        shifts = [now[value] - run[value] for run, now in zip(self.runs, moved, strict=True)]
+        after = [found.total() if isinstance(found := now[value], Shifted) else found for now in moved]
+        shifts = [found - run[value] for run, found in zip(self.runs, after, strict=True)]
         size = max(1.0, float(shifts[0].abs().max()))
         if float((shifts[0] - shifts[1]).abs().max()) <= TOLERANCE * size:
             shift = shifts[0].flatten()

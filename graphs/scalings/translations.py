@@ -12,15 +12,13 @@ from torch import Tensor
 
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
-from graphs.interpreter import call, widen
+from graphs.interpreter import Run, Shifted, call, widen
 from graphs.program import Op, Reference, references
 from graphs.scalings.diagonal import DiagonalFactor
-from graphs.scalings.leaves import MOVES, Leaf, Sink, placed, random_tensor
+from graphs.scalings.leaves import LARGEST, MOVES, Leaf, Sink, placed, random_tensor
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, PICKS, SUMS, Shifts
 
-DEPTHS = (0, 1, 2, 4, 1_000_000)  # operators before the way of a shift to evaluate: as few as give the right one
-SWALLOWED = 1e-9  # of the values: a smaller change is rounding
 Schedules = list[
     list[tuple[Op, bool]]
 ]  # for every sink the operators to evaluate, and whether what they read is shifted
@@ -51,71 +49,49 @@ class TranslationFactor(Factor):
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
         self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
         paths = self._paths(shifts)
-        for depth in DEPTHS:
-            self.schedules, self.reads = self._plan(shifts, paths, depth)
-            self.reference = self._reference(shifts)
-            if not sinks or not self.reference or depth == DEPTHS[-1] or self._agrees(shifts.twin):
-                break
+        self.schedules, self.reads = self._plan(shifts, paths, everything=False)
+        self.reference = self._reference(shifts)
+        if sinks:
+            full = self._plan(shifts, paths, everything=True)
+            if full != (self.schedules, self.reads) and not self._agrees(shifts.twin):
+                self.schedules, self.reads = full
+                self.reference = self._reference(shifts)
         dims = len(leaf.source)
         self.slots = (Slot(leaf.tensor, tuple(range(dims)) if dims > 1 else (0,)[:dims]),
                       *dict.fromkeys(Slot(sink.tensor, (0,)) for sink in sinks))  # fmt: skip
 
     def _paths(self, shifts: Shifts) -> list[frozenset[int]]:
-        """For every sink the operators that carry the shift to it from what has been changed before.
+        """For every sink the operators between it and what has been changed before."""
+        changed = [self.leaf.tensor, *(sink.tensor for sink in self.sinks)]
+        return [
+            frozenset(op.index for op in shifts.path(set(changed[: number + 1]), sink))
+            for number, sink in enumerate(self.sinks)
+        ]
 
-        Where it is swallowed on some way, as by a layer norm, that way is not followed.
-        """
-        program, base = self.program, shifts.runs[0]
-        parameters = self.sample(torch.Generator().manual_seed(4))
-        changes = {
-            self.leaf.tensor: self.leaf.put(
-                self._divided(*self._shift(parameters, shifts.tensors)), shifts.tensors[self.leaf.tensor].shape
-            )
-        }
-        paths = []
-        for sink in self.sinks:
-            now = {program.tensors[name]: base[program.tensors[name]] + change for name, change in changes.items()}
-            carrying = set()
-            for op in shifts.path(set(changes), sink):
-                if any(value in now for value in op.inputs):
-                    results = zip(op.outputs, call(op, lambda value: now.get(value, base[value])), strict=False)  # noqa: B023
-                    moved = {o: r for o, r in results if o is not None and _differ(r, base[o])}
-                    now.update(moved)
-                    carrying.update([op.index] if moved else [])
-            paths.append(frozenset(carrying))
-            amount = (now[sink.value] - base[sink.value]).flatten()[sink.places]
-            change = placed(-amount, sink.entries, shifts.tensors[sink.tensor].shape)
-            changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
-        return paths
-
-    def _plan(self, shifts: Shifts, paths: list[frozenset[int]], depth: int) -> Plan:
+    def _plan(self, shifts: Shifts, paths: list[frozenset[int]], everything: bool) -> Plan:
         """What has to be evaluated for every sink: the operators on the way, and what they read.
 
         Args:
             shifts: the program and one run of it.
             paths: for every sink the operators on the way.
-            depth: how many operators before the way whose outputs depend on the inputs are evaluated too; what the
-                first of them reads is taken from the reference run.
+            everything: evaluate what depends on the inputs too; else it is taken from the reference run.
         """
         program = self.program
         first = {program.tensors[name]: name for name in self.tied}
         reads = {self.gain} if self.gain else set()
         schedules: Schedules = []
         for path in paths:
-            needed = {op.output: depth for op in program.ops if op.index in path}
+            needed = {op.output for op in program.ops if op.index in path}
             schedule = []
             for op in reversed(program.ops):
-                if not any(value in needed for value in op.outputs):
+                if not needed.intersection(op.outputs):
                     continue
-                left = max(needed[value] for value in op.outputs if value in needed)
                 schedule.append((op, op.index in path))
                 for position, argument in enumerate(op.arguments):
                     bias = op.index in path and (op.name in SUMS or BIAS.get(op.name) == position)
                     for value in references((argument,)):
-                        known = value in shifts.known and not (bias and not depth)
-                        if known or left:
-                            after = left if known or op.name in MOVES else left - 1
-                            needed[value] = max(needed.get(value, 0), after)
+                        if everything or (value in shifts.known and not bias):
+                            needed.add(value)
             schedules.append(schedule[::-1])
             reads |= {first[value] for value in needed if value in first}
         return schedules, frozenset(reads)
@@ -138,12 +114,29 @@ class TranslationFactor(Factor):
         expected = self._backs(parameters, twin.tensors, twin.runs[0])
         return all(torch.allclose(found[name], expected[name], rtol=1e-7, atol=1e-9) for name in expected)
 
-    def _backs(
-        self, parameters: Tensor, tensors: dict[str, Tensor], run: Mapping[int, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """What is added to the sinks; what is shifted in the first place may be as large as all weights."""
-        changes = self._changes(parameters, tensors, run)
-        return {sink.tensor: changes[sink.tensor] for sink in self.sinks}
+    def _backs(self, parameters: Tensor, tensors: Tensors, run: Run | None = None) -> dict[str, Tensor]:
+        """What is added to the sinks, for one model; the shift may be as large as all weights and is not written out.
+
+        Args:
+            parameters: of an element.
+            tensors: what it is applied to.
+            run: every value of a run with these tensors.
+        """
+        source = tensors[self.leaf.tensor].shape
+        shift, gain = self._shift(parameters, tensors)
+        if gain is not None and not self.leaf.is_view:
+            shift, gain = shift / gain, None
+        put = self.leaf.put(shift, source), None if gain is None else self.leaf.put(gain, source)
+        return self._taken_back(Shifted(widen(tensors[self.leaf.tensor]), *put), tensors, run)
+
+    def _taken_back(self, moved: Shifted, tensors: Tensors, run: Run | None = None) -> dict[str, Tensor]:
+        """What is added to the sinks when the tensor of the leaf is moved so."""
+        backs: dict[str, Tensor] = {}
+        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
+            amount = self._amount(sink, schedule, tensors, moved, backs, run)
+            change = placed(-amount, sink.entries, tensors[sink.tensor].shape)
+            backs[sink.tensor] = backs[sink.tensor] + change if sink.tensor in backs else change
+        return backs
 
     def identity(self) -> Tensor:
         return torch.zeros(self.count, dtype=torch.float64)
@@ -175,28 +168,27 @@ class TranslationFactor(Factor):
             for first in changes for name in self.tied[first] if name in tensors
         }  # fmt: skip
 
-    def _changes(
-        self, parameters: Tensor, tensors: dict[str, Tensor], run: Mapping[int, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """What is added to every tensor, for one model; `run` has every value of a run with these tensors."""
-        source = tensors[self.leaf.tensor].shape
-        changes = {self.leaf.tensor: self.leaf.put(self._shift(parameters, tensors), source)}
-        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
-            amount = self._amount(sink, schedule, tensors, changes, run)
-            change = placed(-amount, sink.entries, tensors[sink.tensor].shape)
-            changes[sink.tensor] = changes[sink.tensor] + change if sink.tensor in changes else change
-        return changes
+    def _changes(self, parameters: Tensor, tensors: Tensors) -> dict[str, Tensor]:
+        """What is added to every tensor, for one model."""
+        shift = self.leaf.put(self._divided(*self._shift(parameters, tensors)), tensors[self.leaf.tensor].shape)
+        moved = Shifted(widen(tensors[self.leaf.tensor]), shift)
+        return {self.leaf.tensor: shift, **self._taken_back(moved, tensors)}
 
-    def _shift(self, parameters: Tensor, tensors: Tensors) -> Tensor:
-        """What is added to the leaf, `[..., *shape of the leaf]`."""
+    def _shift(self, parameters: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
+        """What is added to the leaf, `[..., *shape of the leaf]`, and what that is divided by first."""
         lead = parameters.shape[:-1]
         shape, source = self.leaf.shape, tensors[self.leaf.tensor].shape
         if not self.leaf.trail and self.leaf.entries is None:  # an embedding may have fewer rows here
             shape = tuple(source[len(source) - len(shape) :])
-        shift = parameters.reshape(*lead, *self.shape) * self.step
-        if self.gain is not None:
-            shift = shift / self._wide(widen(tensors[self.gain]), len(shape))
-        return shift.expand(*shift.shape[: shift.ndim - len(shape)], *shape)
+        shift = (parameters.reshape(*lead, *self.shape) * self.step).expand(*lead, *shape)
+        if self.gain is None:
+            return shift, None
+        gain = self._wide(widen(tensors[self.gain]), len(shape))
+        return shift, gain.expand(*gain.shape[: gain.ndim - len(shape)], *shape)
+
+    @staticmethod
+    def _divided(shift: Tensor, gain: Tensor | None) -> Tensor:
+        return shift if gain is None else shift / gain
 
     def _wide(self, gain: Tensor, dims: int) -> Tensor:
         """A gain `[..., size]` along the dimension of the leaf that it divides, all others 1."""
@@ -216,18 +208,27 @@ class TranslationFactor(Factor):
         return found.real if found.is_complex() else found
 
     def _amount(
-        self, sink: Sink, schedule: list[tuple[Op, bool]], tensors: Tensors, changes: dict[str, Tensor],
-        run: Mapping[int, Tensor] | None = None,
-    ) -> Tensor:  # fmt: skip
-        """By how much the value at a sink is shifted."""
-        program, reference = self.program, self.reference
-        base = dict(run or {program.tensors[name]: widen(tensor) for name, tensor in tensors.items()})
-        now = {program.tensors[name]: base[program.tensors[name]] + change for name, change in changes.items()}
+        self,
+        sink: Sink,
+        schedule: list[tuple[Op, bool]],
+        tensors: Tensors,
+        moved: Shifted,
+        backs: Tensors,
+        run: Run | None,
+    ) -> Tensor:
+        """By how much the value at a sink is shifted, after what was taken back before."""
+        tensor_of, reference = self.program.tensors, self.reference
+        base = {} if run is not None else {tensor_of[name]: widen(tensor) for name, tensor in tensors.items()}
 
         def plain(value: int) -> Tensor:
-            return base[value] if value in base else reference[value]
+            return base[value] if value in base else reference[value] if run is None else run[value]
 
-        def shifted(value: int) -> Tensor:
+        now: dict[int, Tensor | Shifted] = {
+            tensor_of[self.leaf.tensor]: moved if moved.base.numel() > LARGEST else moved.total(),
+            **{tensor_of[name]: plain(tensor_of[name]) + change for name, change in backs.items()},
+        }
+
+        def shifted(value: int) -> Tensor | Shifted:
             return now[value] if value in now else plain(value)
 
         for op, moves in schedule:
@@ -235,7 +236,8 @@ class TranslationFactor(Factor):
                 base.update({o: r for o, r in zip(op.outputs, call(op, plain), strict=False) if o is not None})
             if moves:
                 now.update({o: r for o, r in zip(op.outputs, call(op, shifted), strict=False) if o is not None})
-        return (now[sink.value] - base[sink.value]).flatten()[sink.places]
+        found = now[sink.value]
+        return ((found.total() if isinstance(found, Shifted) else found) - plain(sink.value)).flatten()[sink.places]
 
     def compose(self, after: Tensor, before: Tensor) -> Tensor:
         return after + before
@@ -266,7 +268,7 @@ class TranslationFactor(Factor):
         field = {n: torch.zeros_like(t) for n, t in before.items()}
         positions, source = self.leaf.positions, self.leaf.source
         for name in self.tied[self.leaf.tensor]:
-            field[name] = self.leaf.put(self._shift(parameters, before), source)
+            field[name] = self.leaf.put(self._divided(*self._shift(parameters, before)), source)
         moved = by.apply(other, field).get(self.leaf.tensor, field[self.leaf.tensor])
         lead = moved.shape[: moved.ndim - len(source)]
         found = moved.flatten(len(lead))[..., positions]
@@ -277,20 +279,13 @@ class TranslationFactor(Factor):
         found = found.flatten(len(lead)) / self.step
         if found.is_complex():
             found = found.real
-        again = self.leaf.put(self._shift(found, reference), source)
+        again = self.leaf.put(self._divided(*self._shift(found, reference)), source)
         return found if torch.allclose(again, moved, rtol=1e-9, atol=1e-12) else None
 
     def _anything(self, name: str) -> Tensor:
         """A random tensor of the shape of one of the program's."""
         value = self.program.values[self.program.tensors[name]]
         return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(0))
-
-
-def _differ(left: Tensor, right: Tensor) -> bool:
-    """Whether two results are apart by more than rounding."""
-    if not (left.is_floating_point() or left.is_complex()) or not left.numel():
-        return not torch.equal(left, right)
-    return float((left - right).abs().max()) > SWALLOWED * (1 + float(right.abs().max()))
 
 
 @finder(40)
@@ -317,10 +312,13 @@ def translations(context: Context) -> list[Factor]:
         whole = not leaf.trail and leaf.entries is None  # an embedding has fewer rows here
         here = shifts.shapes[leaf.tensor] if whole else leaf.shape
         shape = tuple(1 if d in common else size for d, size in enumerate(here))
-        shift = torch.randn(shape, generator=generator, dtype=torch.float64)
+        shift = torch.randn(shape, generator=generator, dtype=torch.float64).expand(here)
+        divisor = None
         if gain is not None:
-            shift = shift / shifts.tensors[gain].reshape([-1 if d == common[0] else 1 for d in range(len(shape))])
-        sinks = shifts.follow(leaf, shift.expand(here), lambda tensor: allowed_for(leaf.tensor, tensor))
+            divisor = (
+                shifts.tensors[gain].reshape([-1 if d == common[0] else 1 for d in range(len(shape))]).expand(here)
+            )
+        sinks = shifts.follow(leaf, shift, lambda tensor: allowed_for(leaf.tensor, tensor), divisor)
         if sinks is None:
             return False
         after.setdefault(leaf.tensor, set()).update(sink.tensor for sink in sinks)
