@@ -19,6 +19,8 @@ from graphs.scalings.leaves import LARGEST, MOVES, Leaf, Sink, placed, random_te
 from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, PICKS, SUMS, Shifts
 
+DEPTHS = (0, 1, 2, 4, 1_000_000)  # operators before the way of a shift to evaluate: as few as give the right one
+SWALLOWED = 1e-9  # of the values: a smaller change is rounding
 Schedules = list[
     list[tuple[Op, bool]]
 ]  # for every sink the operators to evaluate, and whether what they read is shifted
@@ -49,49 +51,72 @@ class TranslationFactor(Factor):
         self.kind = "translation" + (f"^{self.dimension}" if self.dimension > 1 else "")
         self.writes = frozenset(n for first in (leaf.tensor, *(s.tensor for s in sinks)) for n in shifts.tied[first])
         paths = self._paths(shifts)
-        self.schedules, self.reads = self._plan(shifts, paths, everything=False)
-        self.reference = self._reference(shifts)
-        if sinks:
-            full = self._plan(shifts, paths, everything=True)
-            if full != (self.schedules, self.reads) and not self._agrees(shifts.twin):
-                self.schedules, self.reads = full
-                self.reference = self._reference(shifts)
+        for depth in DEPTHS:
+            self.schedules, self.reads = self._plan(shifts, paths, depth)
+            self.reference = self._reference(shifts)
+            if not sinks or not self.reference or depth == DEPTHS[-1] or self._agrees(shifts.twin):
+                break
         dims = len(leaf.source)
         self.slots = (Slot(leaf.tensor, tuple(range(dims)) if dims > 1 else (0,)[:dims]),
                       *dict.fromkeys(Slot(sink.tensor, (0,)) for sink in sinks))  # fmt: skip
 
     def _paths(self, shifts: Shifts) -> list[frozenset[int]]:
-        """For every sink the operators between it and what has been changed before."""
-        changed = [self.leaf.tensor, *(sink.tensor for sink in self.sinks)]
-        return [
-            frozenset(op.index for op in shifts.path(set(changed[: number + 1]), sink))
-            for number, sink in enumerate(self.sinks)
-        ]
+        """For every sink the operators that carry the shift to it from what has been changed before.
 
-    def _plan(self, shifts: Shifts, paths: list[frozenset[int]], everything: bool) -> Plan:
+        Where it is swallowed on some way, as by a layer norm, that way is not followed.
+        """
+        tensor_of, base = self.program.tensors, shifts.runs[0]
+        moved = self._moved(self.sample(torch.Generator().manual_seed(4)), shifts.tensors)
+        backs: dict[str, Tensor] = {}
+        paths = []
+        for sink in self.sinks:
+            now: dict[int, Tensor | Shifted] = {
+                tensor_of[self.leaf.tensor]: moved if moved.base.numel() > LARGEST else moved.total(),
+                **{tensor_of[name]: base[tensor_of[name]] + change for name, change in backs.items()},
+            }
+            carrying = set()
+            for op in shifts.path({self.leaf.tensor, *backs}, sink):
+                if any(value in now for value in op.inputs):
+                    results = call(op, lambda value: now[value] if value in now else base[value])  # noqa: B023
+                    found = zip(op.outputs, results, strict=False)
+                    carried = {o: r for o, r in found if o is not None and _differ(r, base[o])}
+                    now.update(carried)
+                    carrying.update([op.index] if carried else [])
+            paths.append(frozenset(carrying))
+            after = now[sink.value]
+            amount = (after.total() if isinstance(after, Shifted) else after) - base[sink.value]
+            change = placed(-amount.flatten()[sink.places], sink.entries, shifts.tensors[sink.tensor].shape)
+            backs[sink.tensor] = backs[sink.tensor] + change if sink.tensor in backs else change
+        return paths
+
+    def _plan(self, shifts: Shifts, paths: list[frozenset[int]], depth: int) -> Plan:
         """What has to be evaluated for every sink: the operators on the way, and what they read.
 
         Args:
             shifts: the program and one run of it.
             paths: for every sink the operators on the way.
-            everything: evaluate what depends on the inputs too; else it is taken from the reference run.
+            depth: how many operators before the way whose outputs depend on the inputs are evaluated too; what the
+                first of them reads is taken from the reference run.
         """
         program = self.program
         first = {program.tensors[name]: name for name in self.tied}
         reads = {self.gain} if self.gain else set()
         schedules: Schedules = []
         for path in paths:
-            needed = {op.output for op in program.ops if op.index in path}
+            needed = {op.output: depth for op in program.ops if op.index in path}
             schedule = []
             for op in reversed(program.ops):
-                if not needed.intersection(op.outputs):
+                if not any(value in needed for value in op.outputs):
                     continue
+                left = max(needed[value] for value in op.outputs if value in needed)
                 schedule.append((op, op.index in path))
                 for position, argument in enumerate(op.arguments):
                     bias = op.index in path and (op.name in SUMS or BIAS.get(op.name) == position)
                     for value in references((argument,)):
-                        if everything or (value in shifts.known and not bias):
-                            needed.add(value)
+                        known = value in shifts.known and not (bias and not depth)
+                        if known or left:
+                            after = left if known or op.name in MOVES else left - 1
+                            needed[value] = max(needed.get(value, 0), after)
             schedules.append(schedule[::-1])
             reads |= {first[value] for value in needed if value in first}
         return schedules, frozenset(reads)
@@ -122,12 +147,16 @@ class TranslationFactor(Factor):
             tensors: what it is applied to.
             run: every value of a run with these tensors.
         """
+        return self._taken_back(self._moved(parameters, tensors), tensors, run)
+
+    def _moved(self, parameters: Tensor, tensors: Tensors) -> Shifted:
+        """The tensor of the leaf with its shift, not written out."""
         source = tensors[self.leaf.tensor].shape
         shift, gain = self._shift(parameters, tensors)
         if gain is not None and not self.leaf.is_view:
             shift, gain = shift / gain, None
         put = self.leaf.put(shift, source), None if gain is None else self.leaf.put(gain, source)
-        return self._taken_back(Shifted(widen(tensors[self.leaf.tensor]), *put), tensors, run)
+        return Shifted(widen(tensors[self.leaf.tensor]), *put)
 
     def _taken_back(self, moved: Shifted, tensors: Tensors, run: Run | None = None) -> dict[str, Tensor]:
         """What is added to the sinks when the tensor of the leaf is moved so."""
@@ -286,6 +315,15 @@ class TranslationFactor(Factor):
         """A random tensor of the shape of one of the program's."""
         value = self.program.values[self.program.tensors[name]]
         return random_tensor(value.shape, value.dtype, 1.0, torch.Generator().manual_seed(0))
+
+
+def _differ(left: Tensor | Shifted, right: Tensor) -> bool:
+    """Whether two results are apart by more than rounding."""
+    if isinstance(left, Shifted):  # turned
+        return True
+    if not (left.is_floating_point() or left.is_complex()) or not left.numel():
+        return not torch.equal(left, right)
+    return float((left - right).abs().max()) > SWALLOWED * (1 + float(right.abs().max()))
 
 
 @finder(40)
