@@ -15,6 +15,7 @@ from metanets.training.module import optimization
 from metanets.training.reading import Shuffle
 from metanets.training.run import fit
 from metanets.weight_task import Experiment
+from modelzoo.errors import UserError
 
 
 class TaskTraining(lightning.LightningModule):
@@ -66,8 +67,12 @@ def train_experiment(experiment: Experiment, config: TrainingConfig, folder: Pat
     """Train under Lightning in a folder, or go on there; in evaluation mode afterwards, with the best epoch's weights.
 
     Raises:
-        UserError: training diverged, and the folder is gone, or was interrupted.
+        UserError: training diverged, and the folder is gone, or was interrupted; or the config asks for more than tasks do.
     """
+    if (config.data, config.precision) != ("memory", "32"):
+        raise UserError(
+            "weight tasks read models in memory and compute in precision 32; leave data and precision out.", 2
+        )
     data = Items(experiment.items, config)
     module = TaskTraining(experiment, config, config.epochs * len(data.train_dataloader()))
     fit(module, data, folder, config, progress)

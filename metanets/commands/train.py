@@ -50,6 +50,8 @@ def register(app: typer.Typer) -> None:
 
         The splits are those of the zoo. Run the same command again to go on after an interruption.
 
+        The run folder also has the learning curves: for metazoo curves, and in tensorboard/ for TensorBoard.
+
         Example: metazoo train demo/zoo digits-cnn --target test_accuracy
         """
         from metanets.contender import strength

@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from modelzoo.store import Population
 
 DataMode = Literal["memory", "mapped", "streamed"]
-BUFFER_BYTES = 128 * 2**20  # of weights: in the buffer that is shuffled, or in the sample that statistics are read off
+BUFFER_BYTES = 64 * 2**20  # of weights: in the buffer that is shuffled, or in the sample that statistics are read off
 SHARE = 8  # chunks in a full buffer, at least
 
 

@@ -78,6 +78,7 @@ def train(
     network = chosen.configure(fields)
     predictor = Predictor(chosen.build(network, config.seed), data.kind).to(config.dtype)
     predictor.metanet.calibrate(training)
+    del training  # up to a buffer of weights
     if data.kind == "regression":
         predictor.ranks.fit(data.targets[data.rows("train")])
     record = RunRecord(

@@ -70,7 +70,7 @@ def test_the_defaults_that_help_shows_are_those_of_training() -> None:
         for name, parameter in inspect.signature(callback).parameters.items()
         if name in TrainingConfig.model_fields
     }
-    assert len(shared) == 10
+    assert len(shared) == 12
     assert shared == {name: TrainingConfig.model_fields[name].default for name in shared}
 
 
@@ -90,6 +90,8 @@ BAD = {
     "bad strength": (["{zoo}", "small_cnn", "--augment", "noise=much"], "must be a number, got 'much'"),
     "too strong": (["{zoo}", "small_cnn", "--augment", "dropout=2"], "must be in (0, 0.99], got 2"),
     "idle augmentation": (["{zoo}", "small_cnn", "--target", "test_accuracy", "--augment", "phase"], "changes nothing in models of small_cnn"),
+    "unknown place": (["{zoo}", "small_cnn", "--data", "disk"], "data: input should be 'memory', 'mapped' or 'streamed', got 'disk'"),
+    "half precision": (["{zoo}", "small_cnn", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
     "no epochs": (["{zoo}", "small_cnn", "--epochs", "0"], "epochs: input should be greater than 0"),
     "two architectures": (["{zoo}", "small_cnn", "mlp", "--metanet", "flat_mlp", "--target", "test_accuracy"], "one architecture"),
     "diverged": (["{zoo}", "mlp", "--target", "test_accuracy", "--learning-rate", "1e30", "--epochs", "1"], "lower --learning-rate"),

@@ -90,6 +90,15 @@ def test_alignment_refuses_metanets_without_neurons(block: PopulationBlock) -> N
         weight_task("alignment").experiment(block, TrainingConfig.read(metanet="flat_mlp"))
 
 
+def test_weight_tasks_have_one_precision(block: PopulationBlock, tmp_path: Path) -> None:
+    for asked in ({"precision": "64"}, {"data": "mapped"}):
+        with pytest.raises(UserError, match="leave data and precision out"):
+            train_experiment(
+                experiment("alignment", block), TrainingConfig.read(metanet="unf", **asked), tmp_path / "run"
+            )
+    assert not (tmp_path / "run").exists()
+
+
 def test_adaptation_learns_and_tuning_descends(block: PopulationBlock, tmp_path: Path) -> None:
     subject = experiment("adapt_rotated", block)
     models, rows = Classifiers(block, turn), split_rows(block, "test")
