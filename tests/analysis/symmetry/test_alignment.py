@@ -107,6 +107,7 @@ WIRINGS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped query": (GroupedQuery, (2, 3, 5)),
     "lstm": (Recurrent, (2, 3, 3)),
     "language model": (lambda: CausalLM(SMALL), (2, 4)),
+    "wide linear": (lambda: nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 6, bias=False)), (4, 2)),
     "deep linear": (lambda: nn.Sequential(nn.Linear(5, 3, bias=False), nn.Linear(3, 4, bias=False)), (4, 5)),
 }  # fmt: skip
 
