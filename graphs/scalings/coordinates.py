@@ -53,13 +53,11 @@ class Coordinates:
         segments: what the coordinates are.
         raw: `[coordinate, generator]`, term by term as the walk has it.
         matrix: the same in the one form.
-        basis: `[unknown, generator]`, the null space the generators come from.
     """
 
     segments: tuple[Segment, ...]
     raw: csr_array
     matrix: csc_array
-    basis: csr_array
 
     @classmethod
     def of(cls, walk: ScaleWalk) -> "Coordinates":
@@ -89,7 +87,8 @@ class Coordinates:
                 blocks.append(block)
                 start += block.shape[0]
         raw = csr_array(vstack(blocks)) if blocks else csr_array((0, basis.shape[1]))
-        return cls(tuple(segments), raw, canonical(segments, raw), basis)
+        del basis, blocks  # as large as what is made of them
+        return cls(tuple(segments), raw, canonical(segments, raw))
 
     def adopted(self, other: "Coordinates", columns: NDArray[np.int64]) -> csc_array:
         """Some generators of another walk over the same program in these coordinates."""
@@ -162,7 +161,7 @@ def settled(segments: Sequence[Segment], generators: csc_array, modulus: int = 0
         generators: `[coordinate, generator]`, term by term.
         modulus: 2 for signs.
     """
-    owner = np.repeat(np.arange(len(segments)), [s.stop - s.start for s in segments])
+    owner = np.repeat(np.arange(len(segments), dtype=np.int32), [s.stop - s.start for s in segments])
     sizes = np.bincount(owner, minlength=len(segments))
     shifts: dict[tuple[int, str, bool], dict[int, float]] = {}
     entries = coo_array(generators)

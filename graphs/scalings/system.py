@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from graphs.columns import unique_columns
 from graphs.scalings.elimination import Vector, null_space
+from graphs.unions import Unions
 
 Ids = NDArray[np.int64]
 Terms = NDArray[np.int32]  # unknowns or coefficients, `[equation, term]`
@@ -82,14 +82,15 @@ class LinearSystem:
         return result
 
     def solve(self) -> Solution:
-        """The null space."""
+        """The null space; the equations are gone afterwards."""
         representative = np.arange(self.unknowns, dtype=np.int32)
         sign = np.ones(self.unknowns, dtype=np.int32)
         tables: dict[int, tuple[Terms, Terms]] = {}
         busy = True
+        widths = sorted(self._pieces)  # the short ones shorten the others
         while busy:
             busy = False
-            for width in sorted(self._pieces):  # the short ones shorten the others
+            for width in widths:
                 table = tables.pop(width) if width in tables else self._table(width)
                 ids, coefficients = self._substitute(*table, representative, sign)
                 simple = self._simple(ids, coefficients)
@@ -101,8 +102,8 @@ class LinearSystem:
         return Solution(self._basis(*left, representative, sign))
 
     def _table(self, width: int) -> tuple[Terms, Terms]:
-        """All equations of so many terms."""
-        pieces = self._pieces[width]
+        """All equations of so many terms, which are let go of."""
+        pieces = self._pieces.pop(width)
         coefficients = np.array([factors for _, factors in pieces], dtype=np.int32)
         return np.concatenate([ids for ids, _ in pieces]), coefficients.repeat([len(ids) for ids, _ in pieces], axis=0)
 
@@ -151,19 +152,20 @@ class LinearSystem:
         negative = np.zeros(len(ids), dtype=np.int32)
         if ids.shape[1] > 1 and not self.modulus:
             negative = (coefficients[:, 0] * coefficients[:, 1] > 0).astype(np.int32)
-        used, local = np.unique(np.append(pair.ravel(), 0), return_inverse=True)
+        used, local = np.unique(np.append(pair.ravel(), np.int32(0)), return_inverse=True)
         left, right = local[:-1].astype(np.int32).reshape(-1, 2).T
         count = len(used)
         # node x stands for +x, node count + x for -x; zero is its own negative
-        zero = np.zeros(1, dtype=np.int32)
-        starts = np.concatenate([left, left + count, zero])
-        ends = np.concatenate([right + negative * count, right + (1 - negative) * count, zero + count])
-        graph = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(2 * count, 2 * count))
-        _, component = connected_components(graph, directed=False)
+        unions = Unions(2 * count)
+        unions.join(left, right + negative * count)
+        unions.join(left + count, right + (1 - negative) * count)
+        unions.join(np.zeros(1, dtype=np.int32), np.full(1, count, dtype=np.int32))
+        component = unions.classes()
         plus, minus = component[:count], component[count:]
-        first = np.full(2 * count, count, dtype=np.int64)
-        np.minimum.at(first, plus, np.arange(count))  # the smallest unknown of a component represents it
-        np.minimum.at(first, minus, np.arange(count))
+        first = np.full(2 * count, count, dtype=np.int32)
+        every = np.arange(count, dtype=np.int32)
+        np.minimum.at(first, plus, every)  # the smallest unknown of a component represents it
+        np.minimum.at(first, minus, every)
         leader = first[plus]
         flipped = (plus[leader] != plus) & (not self.modulus)
         fixed = plus == plus[0] if self.modulus else plus == minus
@@ -176,30 +178,24 @@ class LinearSystem:
 
     def _basis(self, ids: Terms, coefficients: Terms, representative: Terms, sign: Terms) -> csr_array:
         """Null-space basis: exact elimination of the remaining blocks, and one generator a free representative."""
-        rows, columns, values = array("q"), array("q"), array("d")
+        rows, columns, values = array("i"), array("i"), array("d")
         generators = 0
         coupled = np.unique(ids[coefficients != 0])
-        if len(coupled):
-            equation, term = np.nonzero(coefficients)
-            member = np.searchsorted(coupled, ids[equation, term])
-            incidence = coo_array((np.ones(len(member)), (equation, member)), shape=(len(ids), len(coupled)))
-            _, block = connected_components((incidence.T @ incidence).tocsr(), directed=False)
-            by_block = np.argsort(block[member[np.searchsorted(equation, np.arange(len(ids)))]], kind="stable")
-            block_of_row = block[member[np.searchsorted(equation, by_block)]]
-            cache: dict[bytes, list[Vector]] = {}
-            for rows_of_block in np.split(by_block, np.flatnonzero(np.diff(block_of_row)) + 1):
-                unknowns, local = np.unique(np.append(ids[rows_of_block], 0), return_inverse=True)  # 0 is local 0
-                table = np.stack([local[:-1].reshape(len(rows_of_block), -1), coefficients[rows_of_block]], axis=2)
-                table = table[np.lexsort(table.reshape(len(table), -1).T[::-1])]
-                key = table.tobytes() + bytes(str(table.shape), "ascii")
-                if key not in cache:
-                    equations = ({k: c for k, c in row.tolist() if c} for row in table)
-                    cache[key] = null_space(equations, range(1, len(unknowns)), self.modulus)
-                for vector in cache[key]:
-                    rows.extend(unknowns[list(vector)].tolist())
-                    columns.extend([generators] * len(vector))
-                    values.extend(map(float, vector.values()))
-                    generators += 1
+        cache: dict[bytes, list[Vector]] = {}
+        for rows_of_block in self._blocks(ids, coefficients, coupled):
+            unknowns, local = np.unique(np.append(ids[rows_of_block], np.int32(0)), return_inverse=True)  # 0 is local 0
+            own = local[:-1].astype(np.int32).reshape(len(rows_of_block), -1)
+            table = np.stack([own, coefficients[rows_of_block]], axis=2)
+            table = table[np.lexsort(table.reshape(len(table), -1).T[::-1])]
+            key = table.tobytes() + bytes(str(table.shape), "ascii")
+            if key not in cache:
+                equations = ({k: c for k, c in row.tolist() if c} for row in table)
+                cache[key] = null_space(equations, range(1, len(unknowns)), self.modulus)
+            for vector in cache[key]:
+                rows.extend(unknowns[list(vector)].tolist())
+                columns.extend([generators] * len(vector))
+                values.extend(map(float, vector.values()))
+                generators += 1
         free = np.setdiff1d(np.unique(representative), np.append(coupled, 0))
         rows.extend(free.tolist())
         columns.extend(range(generators, generators + len(free)))
@@ -209,6 +205,18 @@ class LinearSystem:
         basis = csr_array(coo_array(entries, shape=(self.unknowns, generators)).tocsr()[representative])
         basis.data *= np.repeat(sign, np.diff(basis.indptr))
         return basis
+
+    @staticmethod
+    def _blocks(ids: Terms, coefficients: Terms, coupled: Terms) -> list[Ids]:
+        """The numbers of the equations in every connected block, blocks in the order of their first unknowns."""
+        member = np.searchsorted(coupled, ids).astype(np.int32)
+        unions = Unions(len(coupled))
+        for column in range(1, ids.shape[1]):
+            used = coefficients[:, column] != 0
+            unions.join(member[used, 0], member[used, column])
+        block = unions.classes()[member[:, 0]] if len(ids) else np.zeros(0, np.int32)
+        order = np.argsort(block, kind="stable")
+        return [part for part in np.split(order, np.flatnonzero(np.diff(block[order])) + 1) if len(part)]
 
 
 def _padded(tables: list[tuple[Terms, Terms]]) -> tuple[Terms, Terms]:
