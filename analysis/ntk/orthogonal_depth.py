@@ -59,7 +59,7 @@ class DepthFluctuations:
             for column, name in enumerate(("signal", "kernel"), start=1):
                 drawing.add_trace(
                     go.Scatter(
-                        x=part["depth"], y=part[name], name=f"{kind}, {activation}", showlegend=column == 1,
+                        x=part["depth"], y=part[name], error_y={"array": part[f"{name}_error"]}, name=f"{kind}, {activation}", showlegend=column == 1,
                         line={"color": CATEGORICAL[place]}, mode="lines+markers",
                     ), row=1, col=column,
                 )  # fmt: skip
@@ -67,17 +67,32 @@ class DepthFluctuations:
         return styled(drawing, height=360).update_layout(legend_y=1.12, margin_t=80)
 
 
+def relative_variance(values: Tensor, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+    """Var v / (E v)² of a sample and its standard error by the bootstrap (variances of heavy tails are known badly).
+
+    Args:
+        values: v `[networks]`.
+        draws: samples with replacement.
+        seed: of these.
+    """
+    count = len(values)
+    drawn = values[torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))]
+    found = drawn.var(1) / drawn.mean(1).square()
+    return float(values.var() / values.mean().square()), float(found.std())
+
+
 def depth_fluctuations(
     depths: Sequence[int], width: int = 30, networks: int = 600, activations: Sequence[str] = ("tanh", "linear"),
-    seed: int = 0,
+    variance: float = 1.0, seed: int = 0,
 ) -> DepthFluctuations:  # fmt: skip
     """Relative variances between random networks without bias.
 
     Args:
         depths: at which to look.
-        width: n of every layer and of the input, for which |x|²/n = 1.
+        width: n of every layer and of the input.
         networks: in the ensemble.
         activations: `tanh` or `linear`.
+        variance: |x|²/n of the input; for tanh the fluctuations of the first layers depend on it.
         seed: of input and weights.
     """
     rows = []
@@ -85,7 +100,7 @@ def depth_fluctuations(
         for activation in activations:
             draw = torch.Generator().manual_seed(seed)
             x = torch.randn(width, generator=draw, dtype=torch.float64)
-            h = (x / x.square().mean().sqrt()).expand(networks, width)
+            h = (x * (variance / x.square().mean()).sqrt()).expand(networks, width)
             theta = torch.zeros(networks, width, width, dtype=torch.float64)
             for depth in range(1, max(depths) + 1):
                 w = draw_weights(kind, networks, width, draw)
@@ -94,9 +109,10 @@ def depth_fluctuations(
                 theta.diagonal(dim1=1, dim2=2).add_(h.square().mean(1, keepdim=True))
                 z = (w @ h[..., None])[..., 0]
                 if depth in depths:
-                    signal, kernel = z.square().mean(1), theta[:, 0, 0]
-                    found = [float(width * v.var() / v.mean() ** 2) for v in (signal, kernel)]
-                    rows.append({"weights": kind, "activation": activation, "depth": depth, "signal": found[0], "kernel": found[1]})  # fmt: skip
+                    row: dict[str, str | float] = {"weights": kind, "activation": activation, "depth": depth}
+                    for name, values in (("signal", z.square().mean(1)), ("kernel", theta[:, 0, 0])):
+                        row[name], row[f"{name}_error"] = (width * value for value in relative_variance(values))
+                    rows.append(row)
                 h, slope = (z.tanh(), 1 - z.tanh().square()) if activation == "tanh" else (z, torch.ones_like(z))
                 theta = slope[:, :, None] * theta * slope[:, None]
     return DepthFluctuations(pd.DataFrame(rows), width)
@@ -142,15 +158,18 @@ def trained_losses(
 
 
 class OrthogonalDepthOptions(Options):
-    """Depths to look at, width, and networks in an ensemble."""
+    """Depths to look at, width, networks in an ensemble, and |x|²/n of the input."""
 
     depths: tuple[int, ...] = (1, 2, 5, 10, 20, 30, 40)
     width: int = Field(30, ge=2)
     networks: int = Field(600, ge=2)
+    variance: float = Field(1.0, gt=0)
     seed: int = 0
 
 
 @analysis("orthogonal_depth", of="nothing", options=OrthogonalDepthOptions, tiny={"depths": (1, 4), "networks": 50, "width": 8})  # fmt: skip
 def orthogonal_depth(options: OrthogonalDepthOptions) -> DepthFluctuations:
     """How signal and tangent kernel fluctuate between networks as they get deeper: Gaussian and orthogonal weights."""
-    return depth_fluctuations(options.depths, options.width, options.networks, seed=options.seed)
+    return depth_fluctuations(
+        options.depths, options.width, options.networks, variance=options.variance, seed=options.seed
+    )
