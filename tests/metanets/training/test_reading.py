@@ -135,6 +135,20 @@ def test_every_chunk_is_read_once_an_epoch(path: Path, monkeypatch: pytest.Monke
     assert len(read) > 2 * MODELS // CHUNK, "models in any order meet the chunks again and again"
 
 
+def test_chunks_of_several_populations_come_mixed(path: Path, tmp_path: Path) -> None:
+    zoo = Zoo.create(tmp_path / "zoo")
+    for name in ("a", "b"):
+        Zoo.open(path).copy("mlp", zoo, name)
+    found = WeightData(zoo, ["a", "b"], "test_accuracy", batch_size=24, mode="streamed")
+    rows, loader = np.array(found.rows("train")), found.train_dataloader()
+    order = rows[list(loader.sampler)]
+    assert sorted(order) == sorted(rows)
+    assert {int(block) for block in found.where[order[:200], 0]} == {0, 1}
+    sizes = [[len(models) for models, _ in batch] for batch in islice(loader, 4)]
+    assert max(map(len, sizes)) == 2, "one batch holds models of both"
+    assert max(len(block.reading.held) for block in found.blocks if isinstance(block.reading, Streamed)) <= 2
+
+
 def test_a_buffer_of_chunks_is_shuffled_as_a_whole() -> None:
     chunks = np.repeat(np.arange(10), 7)
     order = np.array(list(ChunkShuffle(chunks, 4, seed=0)))
