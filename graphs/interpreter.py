@@ -15,7 +15,8 @@ _WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.floa
          torch.complex64: torch.complex128}  # fmt: skip
 COLUMNS = 32  # of a strided matrix that are copied at a time
 STRETCHES = 3  # of a run that are kept
-TURNS = frozenset(("aten.t", "aten.permute", "aten.transpose"))  # they only reorder dimensions
+TURNS = frozenset(("aten.t", "aten.permute", "aten.transpose"))  # they only reorder dimensions,
+VIEWS = TURNS | {"aten.expand", "aten.unsqueeze"}  # and these copy nothing either
 BATCH_NORM = "aten._native_batch_norm_legit_no_training"
 
 
@@ -71,13 +72,14 @@ def call(op: Op, lookup: Callable[[int], Tensor | Shifted]) -> list[Any]:
         op: what to evaluate.
         lookup: every value that it reads.
     """
-    if op.name in TURNS and isinstance(source := lookup(op.inputs[0]), Shifted):
+    if op.name in VIEWS and isinstance(source := lookup(op.inputs[0]), Shifted):
         return [source.each(lambda part: call(op, lambda _: part)[0])]
-    if op.name in ("aten.mm", "aten.addmm") and not op.keywords:
+    if op.name in ("aten.mm", "aten.bmm", "aten.addmm") and not op.keywords:
         *others, right = (lookup(argument.value) for argument in op.arguments)
-        if isinstance(right, Shifted):
+        if isinstance(right, Shifted) and (right.base.ndim == 2 or right.base.stride(0) == 0):
+            one = right if right.base.ndim == 2 else right.each(lambda part: part[0])  # one matrix for all
             *summand, left = (other.total() if isinstance(other, Shifted) else other for other in others)
-            product = torch.cat([left @ part for part in right.columns()], -1)
+            product = torch.cat([left @ part for part in one.columns()], -1)
             return [summand[0] + product if summand else product]
 
     def total(value: int) -> Tensor:

@@ -123,10 +123,10 @@ class TranslationFactor(Factor):
 
     def _reference(self, shifts: Shifts) -> dict[int, Tensor]:
         """What is read by the operators to evaluate and not among what is evaluated, from one run."""
-        read = {sink.value for sink in self.sinks}
-        for schedule in self.schedules:
+        read: set[int] = set()
+        for sink, schedule in zip(self.sinks, self.schedules, strict=True):
             made = {value for op, _ in schedule for value in op.outputs}
-            read |= {value for op, _ in schedule for value in op.inputs} - made
+            read |= {sink.value, *(value for op, _ in schedule for value in op.inputs)} - made
         given = {
             self.program.tensors[name] for name in (self.leaf.tensor, *self.reads, *(s.tensor for s in self.sinks))
         }
