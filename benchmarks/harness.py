@@ -50,6 +50,7 @@ class Case:
         baseline_name: how the other side is called.
         baseline_seconds: `clock -> seconds` of one call of the baseline where another process makes it; None to time
             `baseline`, which else is called for its result only.
+        megabytes: `() -> (ours, baseline)` where the peak memory is more than that of torch's tensors.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Case:
     ours_name: str = "ours"
     baseline_name: str = "baseline"
     baseline_seconds: Callable[[str], float] | None = None
+    megabytes: Callable[[], tuple[float, float]] | None = None
 
     def numbers(self, ours: float, baseline: float) -> tuple[float, float, float]:
         """The reported numbers of both sides for one call's seconds, and how many times better ours is."""
@@ -208,7 +210,9 @@ def _measure(case: Case, repeats: int, clock: str) -> dict[str, Any]:
             started = CLOCKS[clock]()
             call()
             times[side].append(CLOCKS[clock]() - started)
-    if case.memory:
+    if case.megabytes is not None:
+        row |= dict(zip(("ours_megabytes", "baseline_megabytes"), case.megabytes(), strict=True))
+    elif case.memory:
         row |= {"ours_megabytes": peak_megabytes(case.ours), "baseline_megabytes": peak_megabytes(case.baseline)}
     ours, baseline, ratio = case.numbers(*(statistics.median(times[side]) for side in ("ours", "baseline")))
     return {**row, "ours": ours, "baseline": baseline, "ratio": ratio, "agree": True}
@@ -219,14 +223,14 @@ def _print(name: str, cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], 
     for column, justify in (("case", "left"), ("unit", "left"), ("ours", "right"), ("baseline", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("times better", justify="right")
-    if any(case.memory for case in cases):
+    if any(case.memory or case.megabytes for case in cases):
         table.add_column("peak MB", justify="right")
     for case, row in zip(cases, rows, strict=True):
         if not row["agree"]:
             table.add_row(case.name, case.unit, "", "", "[red]the two sides disagree[/]")
             continue
         ours, baseline = (f"{row[side]:,.4g} [dim]{label}[/]" for side, label in (("ours", case.ours_name), ("baseline", case.baseline_name)))  # fmt: skip
-        memory = f"{row['ours_megabytes']:.3g} / {row['baseline_megabytes']:.3g}" if case.memory else ""
+        memory = f"{row['ours_megabytes']:.3g} / {row['baseline_megabytes']:.3g}" if "ours_megabytes" in row else ""
         table.add_row(
             case.name, case.unit, ours, baseline, f"{row['ratio']:.3g} ×", *[memory] * (len(table.columns) - 5)
         )

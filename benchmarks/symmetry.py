@@ -6,10 +6,11 @@ The encoder has the shape of MiniLM: 22.7 million parameters, 6 post-norm layers
 """
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 
 import torch
-from harness import Case, close, run, small
+from harness import Case, close, peak_megabytes, run, small
 from torch import Tensor, nn
 
 import graphs
@@ -58,7 +59,25 @@ def against_export(name: str, *sizes: int) -> Case:
         program = torch.export.export(module, inputs, strict=False).run_decompositions()
         return set(program.graph_signature.parameters)
 
-    return Case(name, ours, exported, lambda a, b: a == b, ours_name="trace + group", baseline_name="torch.export")
+    def megabytes() -> tuple[float, float]:
+        """What is alive at the peak while the group is found (tensors, arrays, objects), and the weights."""
+        program, arrays = graphs.trace(module, inputs), 0
+
+        def call() -> None:
+            nonlocal arrays
+            tracemalloc.start()
+            graphs.infer(program)
+            arrays = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+
+        tensors = peak_megabytes(call)
+        weights = sum(parameter.nbytes for parameter in module.parameters())
+        return tensors + arrays / 2**20, weights / 2**20
+
+    return Case(
+        name, ours, exported, lambda a, b: a == b,
+        ours_name="trace + group", baseline_name="torch.export", megabytes=megabytes,
+    )  # fmt: skip
 
 
 def by_depth(few: int, many: int, width: int) -> Case:
@@ -77,7 +96,7 @@ def by_depth(few: int, many: int, width: int) -> Case:
     return Case(
         f"{many} layers of width {width}", finding(deep), finding(shallow),
         lambda a, b: a[0] > b[0] and a[1] == b[1] == 0, counts[1], counts[0], "operators/s",
-        f"{many} layers", f"{few} layers",
+        ours_name=f"{many} layers", baseline_name=f"{few} layers",
     )  # fmt: skip
 
 
@@ -96,7 +115,7 @@ def on_population(models: int) -> Case:
 
     return Case(
         f"one element on {models:,} SIRENs", lambda: {n: element.apply(stacked)[n] for n in stacked}, one_by_one,
-        close(1e-6, 1e-7), models, None, "models/s", "stacked", "one by one",
+        close(1e-6, 1e-7), models, None, "models/s", ours_name="stacked", baseline_name="one by one",
     )  # fmt: skip
 
 
@@ -111,4 +130,5 @@ if __name__ == "__main__":
             on_population(1_000),
         ]
     note = "Against torch.export the ratio is how much of our time the export alone would take; by depth it is 1 when time is linear."
-    sys.exit(run("symmetry", cases, repeats=3, notes=[note]))
+    memory = "Peak MB: what is alive while the group is found (an upper bound: peaks of tensors and of arrays added), and the weights."
+    sys.exit(run("symmetry", cases, repeats=3, notes=[note, memory]))
