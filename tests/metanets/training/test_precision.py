@@ -65,6 +65,11 @@ def test_a_run_knows_its_precision(metanet_zoo: Path, tmp_path: Path) -> None:
         assert torch.from_numpy(done.embeddings).dtype == dtype
         again = {row["split"]: row["r2"] for row in evaluate(done, populations=["mlp"])}
         assert again == pytest.approx({split: values["r2"] for split, values in done.record.metrics.items()}, abs=1e-5)
+    older = {key: value for key, value in single.record.training.items() if key not in ("precision", "data")}
+    Run(single.path, single.record.model_copy(update={"training": older})).write()  # as one of before there were any
+    assert run(metanet_zoo, single.path, "32", average=0.5).record.finished == single.record.finished
+    with pytest.raises(UserError, match="holds a run with precision = '32', now it is '64'"):
+        run(metanet_zoo, single.path, "64", average=0.5)
     losses = [done.curves["train_loss"].iloc[0] for done in (single, mixed, double)]
     assert len(set(losses)) == 3
     assert losses == pytest.approx(losses[:1] * 3, rel=CLOSE["bf16-mixed"])
