@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from analysis.analysis import Options, analysis
-from analysis.symmetry.descent import Descent, least_squares, squared_distance
+from analysis.symmetry.descent import Descent, squared_distance
+from analysis.symmetry.least_squares import least_squares
 from analysis.symmetry.plan import Plan
 from analysis.theme import CATEGORICAL, figure
 from graphs.canonical import CanonicalForm, balanced, canonicalize, ordered
@@ -193,6 +194,8 @@ class Matching:
         """
         reference = {name: self.unbalanced[name] for name in self.plan.parameters}
         met = MET**2 * squared_distance(reference, dict.fromkeys(reference, torch.zeros(())))
+        if squared_distance(reference, moved) <= met:
+            return ()
         now, word = dict(moved), list[tuple[Factor, Tensor]]()
         for _ in range(ROUNDS):
             before = squared_distance(reference, now)
