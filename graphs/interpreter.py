@@ -35,8 +35,12 @@ class Shifted:
     gain: Tensor | None = None
 
     def total(self) -> Tensor:
-        """The sum."""
-        return self.base + (self.shift if self.gain is None else self.shift / self.gain)
+        """The sum, along expanded dimensions computed once."""
+        once, shape = self, self.base.shape
+        for d, size in enumerate(shape):
+            if size > 1 and all(part is None or part.stride(d) == 0 for part in (self.base, self.shift, self.gain)):
+                once = once.each(lambda part, d=d: part.narrow(d, 0, 1))  # type: ignore[misc]
+        return (once.base + (once.shift if once.gain is None else once.shift / once.gain)).expand(shape)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Shifted":
         """A function that does not compute, of all three."""
@@ -74,6 +78,10 @@ def call(op: Op, lookup: Callable[[int], Tensor | Shifted]) -> list[Any]:
     """
     if op.name in VIEWS and isinstance(source := lookup(op.inputs[0]), Shifted):
         return [source.each(lambda part: call(op, lambda _: part)[0])]
+    if op.name == "aten.view" and isinstance(source := lookup(op.inputs[0]), Shifted) and (
+        tuple(source.base.shape) == tuple(op.arguments[1])
+    ):  # fmt: skip
+        return [source]
     if op.name in ("aten.mm", "aten.bmm", "aten.addmm") and not op.keywords:
         *others, right = (lookup(argument.value) for argument in op.arguments)
         if isinstance(right, Shifted) and (right.base.ndim == 2 or right.base.stride(0) == 0):
