@@ -54,14 +54,8 @@ class Readout(nn.Module):
             nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
         )
 
-    def answered(self, models: Models) -> list[Tensor]:
-        """What the models answer, `[M, size]` for probes and for a lattice; empty without these."""
-        return [ask(models) for ask in self.asked]
-
-    def forward(
-        self, features: Sequence[Tensor], models: Models, answers: Sequence[Tensor] | None = None
-    ) -> Prediction:
-        """Features `[M, size]` each; `answers` where the models were asked before."""
-        every = [*features, *(self.answered(models) if answers is None else answers)]
+    def forward(self, features: Sequence[Tensor], models: Models) -> Prediction:
+        """Features `[M, size]` each."""
+        every = [*features, *(ask(models) for ask in self.asked)]
         embeddings = self.body(torch.cat([norm(part) for norm, part in zip(self.norms, every, strict=True)], -1))
         return Prediction(self.head(embeddings), embeddings)

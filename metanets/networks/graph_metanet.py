@@ -24,7 +24,7 @@ from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.cells import STATISTICS, CellStatistics
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
-from metanets.probes import Lattice, Probes, laid_out, probe_shapes, probed
+from metanets.probes import laid_out, probe_shapes, probed
 from metanets.readout import Readout, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
 from modelzoo.family import Paper
@@ -206,8 +206,6 @@ class GraphMetanet(MetanetModule):
         self.cells = CellEncoder(width) if config.statistics else None
         sizes = [2 * kinds * width, width + config.edge_width, 2 * config.signals, 2 * width * config.statistics]
         self.readout = Readout([size for size in sizes if size], config)
-        heard = [ask.size for ask in self.readout.asked if isinstance(ask, Probes | Lattice)]
-        self.hear = nn.ModuleList(nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width)) for size in heard)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
@@ -220,11 +218,8 @@ class GraphMetanet(MetanetModule):
         logarithm = sized.sign() * (sized.abs() / SMALL).log1p() / log1p(1 / SMALL)
         return torch.stack([torch.ones_like(sized), soft(sized), soft(standard), logarithm], -1)
 
-    def states(self, models: Models, answers: Sequence[Tensor]) -> tuple[Tensor | None, Tensor, list[Tensor], Tensor]:
-        """After all messages, with what the models answered in the first state of a model.
-
-        Signals `[M, N, signals]`; states of nodes `[M, N, D]`, of pairs `[M, b, t, s, F]` by block, of models `[M, D]`.
-        """
+    def states(self, models: Models) -> tuple[Tensor | None, Tensor, list[Tensor], Tensor]:
+        """Signals `[M, N, signals]`; states of nodes `[M, N, D]`, of pairs `[M, b, t, s, F]` by block, of models `[M, D]`."""
         topology, dtype = models.topology, self.place.weight.dtype
         e = [
             states.permute(3, 0, 1, 2, 4).contiguous()
@@ -237,8 +232,6 @@ class GraphMetanet(MetanetModule):
             u = soft(self.signals(topology, models.values.to(dtype)))
             h = h + self.signal(u)
         g = h.new_zeros(len(models), self.config.width)
-        for hear, answer in zip(self.hear, answers, strict=True):
-            g = g + hear(answer)
         for layer in self.layers:
             h, e, g = layer(topology, h, e, g)
         return u, h, e, g
@@ -250,7 +243,7 @@ class GraphMetanet(MetanetModule):
     def edge_outputs(self, models: Models, head: nn.Module) -> Tensor:
         """From the states of a pair, of its ends and of the model, the weight's own value and its position (tap)."""
         topology = models.topology
-        (source, target), (_, h, e, g) = topology.edge_index, self.states(models, self.readout.answered(models))
+        (source, target), (_, h, e, g) = topology.edge_index, self.states(models)
         pairs = torch.cat([states.movedim(0, 3).flatten(0, 2) for states in e])  # [P, M, F]
         h = h.transpose(0, 1)
         tap = waves(topology.edge_position).flatten(1).to(h.dtype)[:, None].expand(-1, len(models), -1)
@@ -258,8 +251,7 @@ class GraphMetanet(MetanetModule):
         return head(torch.cat([pairs[topology.edge_pair], h[source], h[target], g.expand_as(h[source]), own, tap], -1))[..., 0]  # fmt: skip
 
     def embed(self, models: Models) -> Prediction:
-        topology, answers = models.topology, self.readout.answered(models)
-        u, h, e, g = self.states(models, answers)
+        topology, (u, h, e, g) = models.topology, self.states(models)
         features = [pool(topology, h.transpose(0, 1)), torch.cat([g, edge_mean(e)], -1)]
         if u is not None:
             at_outputs = u[:, OUTPUTS[topology.node_kind]]
@@ -269,7 +261,7 @@ class GraphMetanet(MetanetModule):
             features.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
         if self.cells is not None:
             features.append(self.cells(models))
-        return self.readout(features, models, answers)
+        return self.readout(features, models)
 
 
 def pool(topology: Topology, states: Tensor) -> Tensor:
