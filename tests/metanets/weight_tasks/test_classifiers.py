@@ -111,7 +111,7 @@ def test_adaptation_learns_and_tuning_descends(block: PopulationBlock, tmp_path:
 
 
 def test_what_is_no_function_of_images_is_refused(block: PopulationBlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(block.__dict__, "function", None)
+    monkeypatch.setitem(block.__dict__, "_evaluable", False)
     with pytest.raises(UserError, match="does not classify images"):
         Classifiers(block, turn)
 
