@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +195,20 @@ def peak_megabytes(call: Callable[[], Any]) -> float:
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(0, *np.cumsum(sizes)) / 2**20 if sizes else 0.0
+
+
+def alive_megabytes(call: Callable[[], Any]) -> float:
+    """An upper bound of what one call holds at once: the peak of tensors and that of arrays and other objects, added."""
+    arrays = 0
+
+    def traced() -> None:
+        nonlocal arrays
+        tracemalloc.start()
+        call()
+        arrays = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    return peak_megabytes(traced) + arrays / 2**20
 
 
 def _measure(case: Case, repeats: int, clock: str) -> dict[str, Any]:

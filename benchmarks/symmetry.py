@@ -6,11 +6,10 @@ The encoder has the shape of MiniLM: 22.7 million parameters, 6 post-norm layers
 """
 
 import sys
-import tracemalloc
 from collections.abc import Callable
 
 import torch
-from harness import Case, close, peak_megabytes, run, small
+from harness import Case, alive_megabytes, close, run, small
 from torch import Tensor, nn
 
 import graphs
@@ -61,18 +60,10 @@ def against_export(name: str, *sizes: int) -> Case:
 
     def megabytes() -> tuple[float, float]:
         """What is alive at the peak while the group is found (tensors, arrays, objects), and the weights."""
-        program, arrays = graphs.trace(module, inputs), 0
-
-        def call() -> None:
-            nonlocal arrays
-            tracemalloc.start()
-            graphs.infer(program)
-            arrays = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-
-        tensors = peak_megabytes(call)
+        program = graphs.trace(module, inputs)
+        alive = alive_megabytes(lambda: graphs.infer(program))
         weights = sum(parameter.nbytes for parameter in module.parameters())
-        return tensors + arrays / 2**20, weights / 2**20
+        return alive, weights / 2**20
 
     return Case(
         name, ours, exported, lambda a, b: a == b,

@@ -37,3 +37,12 @@ def count_columns(table: NDArray[Integers]) -> tuple[NDArray[Integers], Table, T
     """The distinct columns in order, for every column the number of its own, and how often each occurs."""
     _, first, inverse, number = np.unique(packed(table), return_index=True, return_inverse=True, return_counts=True)
     return table[:, first], inverse.ravel().astype(np.int64), number
+
+
+def equal_columns(table: NDArray[np.signedinteger]) -> tuple[Table, Table, Table]:
+    """An order that brings equal columns of `[rows, columns]` together, where each kind starts in it, and how often it occurs."""
+    found = packed(table)
+    order = np.argsort(found)
+    found = found[order]
+    starts = np.flatnonzero(np.append(True, found[1:] != found[:-1])[: len(found)])
+    return order, starts, np.diff(np.append(starts, len(found)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphs.algebra import Algebra, Array, Labels, compress
-from graphs.columns import packed, unique_columns
+from graphs.columns import equal_columns, unique_columns
 from graphs.fibres import joint_dimensions
 from graphs.program import Op, Program, Reference
 from graphs.unions import Unions
@@ -288,9 +288,6 @@ def _congruent(algebra: Algebra, unions: Unions) -> Array:
 
 def _tie(unions: Unions, keys: Array, labels: Array) -> None:
     """Tie all labels with equal keys, `[label, numbers]`."""
-    found = packed(keys.T)
-    order = np.argsort(found)
-    found = found[order]
-    starts = np.flatnonzero(np.append(True, found[1:] != found[:-1])[: len(found)])
+    order, starts, counts = equal_columns(keys.T)
     labels = labels[order]
-    unions.join(labels, labels[starts].repeat(np.diff(np.append(starts, len(found)))))
+    unions.join(labels, labels[starts].repeat(counts))

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from graphs.algebra import Algebra, Array
-from graphs.columns import count_columns, packed, ranks, unique_columns
+from graphs.columns import count_columns, equal_columns, packed, ranks, unique_columns
 from graphs.unions import Unions
 
 Hashes = NDArray[np.uint64]
@@ -234,11 +234,7 @@ class _Reader:
     def contract(self) -> Array:
         """Join labels that are tied one to one into units; returns labels whose ties are twisted."""
         first, second, tag = self.edges
-        key = packed(np.stack([self.cell[first], self.cell[second], tag]))
-        order = np.argsort(key)
-        key = key[order]
-        starts = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
-        number = np.diff(np.append(starts, len(key)))
+        order, starts, number = equal_columns(np.stack([self.cell[first], self.cell[second], tag]))
         left, right = self.cell[first[order[starts]]], self.cell[second[order[starts]]]
         matching = (number == self.size[left]) & (number == self.size[right]) & (left != right)
         chosen = order[np.repeat(matching, number)]

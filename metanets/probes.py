@@ -68,6 +68,8 @@ class Lattice(nn.Module):
         models to `[M, size]`.
     """
 
+    unit: Tensor
+
     def __init__(self, points: int, coordinates: int, outputs: int, width: int = 16) -> None:
         super().__init__()
         axis = torch.linspace(-1, 1, points)
@@ -81,8 +83,6 @@ class Lattice(nn.Module):
             points = -(-points // stride)
         self.convolutions = nn.Sequential(*layers)
         self.size = channels[-1] * points**coordinates
-
-    unit: Tensor
 
     def forward(self, models: Models) -> Tensor:
         answers = evaluate(models, self.centre + self.spread * self.unit)  # [M, Q, outputs]

@@ -107,8 +107,8 @@ def train(
 def _check_same(
     path: Path, before: RunRecord, zoo: str | Path, populations: Sequence[str], config: TrainingConfig
 ) -> None:
-    defaults = TrainingConfig.read().model_dump(mode="json")  # settings that older runs did not know
-    have = {"zoo": before.zoo, "populations": list(before.populations), **defaults, **before.training}
+    trained = config_of(Run(path, before)).model_dump(mode="json")
+    have = {"zoo": before.zoo, "populations": list(before.populations), **trained}
     want = {"zoo": str(zoo), "populations": list(populations), **config.model_dump(mode="json")}
     for key in want:
         if have[key] != want[key]:

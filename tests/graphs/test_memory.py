@@ -1,12 +1,10 @@
 """Memory of finding a group: labels are per index of an axis, never per weight."""
 
-import tracemalloc
-from itertools import accumulate
-
 import torch
 from torch import Tensor, nn
 
 import graphs
+from benchmarks.harness import alive_megabytes
 
 SHARE = 0.8  # of the bytes of the weights here; it falls as the width grows
 
@@ -23,24 +21,10 @@ class Encoder(nn.Module):
         return self.layer(self.tokens(words))
 
 
-def peak_bytes(program: graphs.Program) -> int:
-    """An upper bound of what is alive at once while a group is found: arrays and objects, and tensors."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        tracemalloc.start()
-        graphs.infer(program)
-        arrays = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert profile.profiler is not None
-    assert profile.profiler.kineto_results is not None
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    tensors = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    return arrays + max(tensors)
-
-
 def test_a_group_is_found_in_less_memory_than_the_weights_take() -> None:
     graphs.infer(graphs.trace(Encoder(8, 2, 10), (torch.zeros(1, 2, dtype=torch.int64),)))  # imports and caches
     module = Encoder(384, 12, 1_000)
-    weights = sum(parameter.nbytes for parameter in module.parameters())
-    peak = peak_bytes(graphs.trace(module, (torch.zeros(1, 4, dtype=torch.int64),)))
+    weights = sum(parameter.nbytes for parameter in module.parameters()) / 2**20
+    program = graphs.trace(module, (torch.zeros(1, 4, dtype=torch.int64),))
+    peak = alive_megabytes(lambda: graphs.infer(program))
     assert peak <= SHARE * weights, f"{peak / weights:.2f} of the weights"

@@ -2,12 +2,12 @@
 
 import tracemalloc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +18,6 @@ from metanets.runs import Run
 from metanets.training import TrainingConfig, WeightData, data, evaluate, train
 from metanets.training.cost import Held
 from metanets.training.reading import ChunkShuffle, DataMode, Shuffle, Streamed, model_bytes, reading
-from metanets.training.run import Curves
 from modelzoo.errors import UserError
 from modelzoo.family import family
 from modelzoo.store import ModelBatch, Population, PopulationInfo, Zoo, cache, manifest
@@ -90,19 +89,11 @@ def test_the_way_of_reading_changes_nothing_but_the_order(path: Path, tmp_path: 
 
 
 def test_a_streamed_training_goes_on_to_the_same_end(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, interrupted: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    whole, written = run(path, tmp_path / "whole", "streamed"), Curves.on_train_epoch_end
-
-    def stop(self: Curves, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        written(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Curves, "on_train_epoch_end", stop)
-        with pytest.raises(UserError, match="stopped after 1 of 2 epochs"):
-            run(path, tmp_path / "parts", "streamed")
+    whole = run(path, tmp_path / "whole", "streamed")
+    with interrupted(), pytest.raises(UserError, match="stopped after 1 of 2 epochs"):
+        run(path, tmp_path / "parts", "streamed")
     with pytest.raises(UserError, match="holds a run with data = 'streamed'"):
         run(path, tmp_path / "parts", "memory")
     pd.testing.assert_frame_equal(run(path, tmp_path / "parts", "streamed").curves, whole.curves)

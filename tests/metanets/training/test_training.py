@@ -1,9 +1,10 @@
 """Training on a small zoo: it learns, it is deterministic, it goes on where it stopped, and it refuses in one sentence."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import lightning.pytorch as lightning
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from metanets import runs
 from metanets.baseline import baselines as registered_baselines
 from metanets.metanet import metanet
 from metanets.training import TrainingConfig, WeightData, baselines, evaluate, predictor_of, train
-from metanets.training.run import Curves, predictions
+from metanets.training.run import predictions
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 
@@ -69,21 +70,12 @@ def test_targets_of_other_splits_do_not_reach_training(metanet_zoo: Path, short:
 
 
 def test_interrupted_training_goes_on_to_the_same_end(
-    metanet_zoo: Path, short: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metanet_zoo: Path, short: TrainingConfig, tmp_path: Path, interrupted: Callable[[], AbstractContextManager[None]]
 ) -> None:
     short = short.model_copy(update={"augment": {"orbit": 0.1, "mixup": 0.3}})
     whole = train(metanet_zoo, ["small_cnn"], tmp_path / "whole", short, progress=False)
-    written = Curves.on_train_epoch_end
-
-    def stop(self: Curves, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        written(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Curves, "on_train_epoch_end", stop)
-        with pytest.raises(UserError, match="of 3 epochs; run the same command to go on") as caught:
-            train(metanet_zoo, ["small_cnn"], tmp_path / "parts", short, progress=False)
+    with interrupted(), pytest.raises(UserError, match="of 3 epochs; run the same command to go on") as caught:
+        train(metanet_zoo, ["small_cnn"], tmp_path / "parts", short, progress=False)
     assert caught.value.exit_code == 130
     with pytest.raises(UserError, match="not finished"):
         runs.load(tmp_path / "parts")

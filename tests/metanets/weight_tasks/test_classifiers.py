@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import lightning.pytorch as lightning
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from metanets.alignment import aligned, assigned, places, reordered
 from metanets.batching import ModelFunction
 from metanets.training import TrainingConfig
 from metanets.training.data import PopulationBlock
-from metanets.training.run import Curves
 from metanets.weight_board import Bench, board, run
 from metanets.weight_task import Experiment, checkpoint_values, read_block, split_rows, weight_task
 from metanets.weight_tasks import learned_optimizer
@@ -171,15 +170,9 @@ def test_results_are_kept_and_tabulated_over_seeds(
 
 
 def test_what_was_interrupted_goes_on_to_the_same_end(
-    block: PopulationBlock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: PopulationBlock, tmp_path: Path, interrupted: Callable[[], AbstractContextManager[None]]
 ) -> None:
     config = TrainingConfig.read(metanet="unf", epochs=3, batch_size=24, fields=TINY)
-    written = Curves.on_train_epoch_end
-
-    def stop(self: Curves, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        written(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
 
     def trained(name: str) -> dict[str, torch.Tensor]:
         return train_experiment(
@@ -187,10 +180,8 @@ def test_what_was_interrupted_goes_on_to_the_same_end(
         ).state_dict()
 
     whole = trained("whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(Curves, "on_train_epoch_end", stop)
-        with pytest.raises(UserError, match=r"stopped after .* of 3 epochs; run the same command to go on"):
-            trained("parts")
+    with interrupted(), pytest.raises(UserError, match=r"stopped after .* of 3 epochs; run the same command to go on"):
+        trained("parts")
     parts = trained("parts")
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
     assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
