@@ -7,7 +7,7 @@ a whole population can be trained on it in lock-step:
 * with `sampling="minibatch"` every input and the targets have a leading sample axis, and training draws rows;
 * with `sampling="full"` every step sees the whole split (a graph, the pixels of an image);
 * with `instances > 0` the targets have one more leading axis `[instance, ...]` and each *model* is trained on one
-  instance (an implicit neural representation of one image); `instance_labels` and `instance_split` go to the zoo.
+  instance (an implicit neural representation of one image); `instance_labels` go to the zoo.
 """
 
 from collections.abc import Callable, Mapping

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm per model.")] = None,
         data_fraction: Annotated[str, typer.Option(help="Share of the training data, or range 0.1:1.")] = "1.0",
         init_scale: Annotated[str, typer.Option(help="Factor on the initial weights, or range.")] = "1.0",
+        splits: Annotated[str, typer.Option(help="Shares of train, validation and test, 55:5:10.")] = "80:10:10",
         checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
         metric_every: Annotated[int | None, typer.Option(help="Steps between entries of the curves.")] = None,
         block: Annotated[int | None, typer.Option(help="Models in lock-step.")] = None,
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
             steps=steps, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
             weight_decay=weight_decay, gradient_clip=gradient_clip, data_fraction=data_fraction, init_scale=init_scale,
             checkpoint_every=checkpoint_every, metric_every=metric_every, block=block, tiny=tiny,
+            splits=splits,
         )  # fmt: skip
         started = time.perf_counter()
         population = run(zoo, config, name, progress=not json, processes=processes)

@@ -11,7 +11,7 @@ from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Family, FamilyConfig, Recipe, resolve
 from modelzoo.task import Task, task
 
-SPLITS = (("train", 0.8), ("validation", 0.9), ("test", 1.0))  # upper ends of a uniform draw per model
+SPLITS = ("train", "validation", "test")
 
 
 class PopulationConfig(BaseModel):
@@ -26,6 +26,7 @@ class PopulationConfig(BaseModel):
         steps, batch_size, optimizer, gradient_clip: override the family's recipe.
         learning_rate, weight_decay, init_scale: a number, or a range `"1e-4:1e-1"` drawn log-uniformly per model.
         data_fraction: share of the training samples a model sees; a range is drawn uniformly.
+        splits: shares of the train, validation and test split, `"55:5:10"`; every model is drawn into one of them.
         checkpoint_every: optimizer steps between checkpoints; None stores the first and the last state.
         metric_every: optimizer steps between entries of the loss curve; None for about fifty entries.
         block: models trained in lock-step; None chooses by size.
@@ -47,6 +48,7 @@ class PopulationConfig(BaseModel):
     gradient_clip: float | None = Field(None, gt=0)
     data_fraction: float | str = 1.0
     init_scale: float | str = 1.0
+    splits: str = "80:10:10"
     checkpoint_every: int | None = Field(None, gt=0)
     metric_every: int | None = Field(None, gt=0)
     block: int | None = Field(None, gt=0)
@@ -115,6 +117,7 @@ class Plan(BaseModel):
         if not (low is not None and high is not None and 0 < low <= high <= 1):
             raise UserError(f"data-fraction must lie in (0, 1], got {source.data_fraction!r}.", 2)
         _range("init_scale", source.init_scale)
+        _split_ends(source.splits)
         plan = cls(source=source, family=family, config=config, task=chosen, recipe=recipe)
         if chosen.sampling == "minibatch" and family.fit is None:
             samples = int(len(chosen.data().train.targets) * low)
@@ -128,6 +131,7 @@ class Plan(BaseModel):
         """One row a model: seed, split, instance and label, learning rate, weight decay, data fraction, init scale."""
         rows = []
         labels = self.task.data().instance_labels if self.task.instances else None
+        ends = _split_ends(self.source.splits)
         for i in ids:
             state = np.random.SeedSequence(self.source.seed, spawn_key=(i,))
             draw = np.random.default_rng(state)
@@ -139,7 +143,7 @@ class Plan(BaseModel):
             row = {
                 "id": i,
                 "seed": int(state.generate_state(1)[0]) % 2**31,
-                "split": next(name for name, end in SPLITS if uniform < end),
+                "split": next(name for name, end in zip(SPLITS, ends, strict=True) if uniform < end),
                 "instance": instance,
                 "label": int(labels[instance]) if labels is not None else -1,
             }
@@ -174,3 +178,14 @@ def _range(name: str, value: float | str | None) -> tuple[float | None, float | 
     if low > high or low < 0 or (len(ends) == 2 and low == 0 and name != "data_fraction"):
         raise UserError(f"{words} must be a positive, rising range, got {value!r}.", 2)
     return low, high
+
+
+def _split_ends(shares: str) -> tuple[float, ...]:
+    """Upper ends in [0, 1] of the splits, for a uniform draw a model: `"80:10:10"` to (0.8, 0.9, 1)."""
+    try:
+        parts = [float(part) for part in shares.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) != len(SPLITS) or not all(np.isfinite(parts)) or min(parts) < 0 or sum(parts) <= 0:
+        raise UserError(f"splits must be shares of train, validation and test such as 80:10:10, got {shares!r}.", 2)
+    return tuple(float(end) for end in np.cumsum(parts) / sum(parts))
