@@ -141,7 +141,9 @@ def _check_same(population: Population, wanted: PopulationInfo) -> None:
 
     def flat(info: PopulationInfo) -> dict[str, Any]:
         training = {key: value for key, value in info.training.items() if key not in RESUMABLE}
-        return {"family": info.family, **info.family_config, "task": info.task, **training}
+        return {**unknown, "family": info.family, **info.family_config, "task": info.task, **training}
+
+    unknown = {"splits": PopulationConfig.model_fields["splits"].default}  # to populations of earlier versions
 
     have, want = flat(population.info), flat(wanted)
     for key in {**want, **have}:

@@ -67,6 +67,7 @@ def test_asking_for_more_models_extends_and_asking_again_changes_nothing(tmp_pat
         ({"seed": 3}, "seed = 0, now it is 3"),
         ({"family_config": {"width": 7}}, "width = 6, now it is 7"),
         ({"learning_rate": 0.5}, "learning_rate = '1e-3:1e-1', now it is 0.5"),
+        ({"splits": "1:1:1"}, "splits = '80:10:10', now it is '1:1:1'"),
     ],
 )
 def test_another_config_under_the_same_name_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
@@ -97,6 +98,9 @@ def test_another_config_under_the_same_name_is_refused(tmp_path: Path, change: d
         ({"task": "blob"}, "unknown task 'blob'; did you mean 'blobs'?"),
         ({"family": "small_cnn", "task": "blobs"}, "family 'small_cnn' takes image but task 'blobs' gives vector [4]"),
         ({"task": "digits"}, "family 'toy' takes vector but task 'digits' gives image [1 × 8 × 8]"),
+        ({"splits": "80:20"}, "splits must be shares of train, validation and test such as 80:10:10, got '80:20'"),
+        ({"splits": "0:0:0"}, "splits must be shares"),
+        ({"splits": "1:-1:1"}, "splits must be shares"),
         ({"step": 3}, "unknown population key 'step'; did you mean 'steps'?"),
     ],
 )  # fmt: skip
@@ -168,6 +172,15 @@ def test_hyperparameters_are_drawn_per_model() -> None:
     assert abs(correlation).max() < 0.2, "drawn independently"
     part = plan.hyperparameters([7, 399])
     assert part.iloc[1].to_dict() == table.iloc[399].to_dict(), "a model depends on the seed and its number alone"
+
+
+def test_splits_have_the_shares_that_are_asked_for() -> None:
+    def counts(splits: str) -> dict[str, int]:
+        return plan_of("toy", models=700, splits=splits).hyperparameters(range(700))["split"].value_counts().to_dict()
+
+    assert counts("55:5:10") == pytest.approx({"train": 550, "validation": 50, "test": 100}, abs=30)
+    assert counts("55:5:10") == counts("11:1:2"), "shares, not numbers"
+    assert counts("0:1:0") == {"validation": 700}
 
 
 def test_models_of_the_same_instance_share_a_split() -> None:
