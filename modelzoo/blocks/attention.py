@@ -1,4 +1,4 @@
-"""Multi-head attention, written out so that it can be vmapped over models and traced op by op."""
+"""Multi-head attention and the encoder layer around it, written out to be vmapped over models and traced op by op."""
 
 from math import sqrt
 
@@ -60,6 +60,25 @@ class MultiHeadAttention(nn.Module):
             scores = scores.masked_fill(future, -torch.inf)
         mixed = scores.softmax(-1) @ value
         return self.output(rearrange(mixed, "b g r t d -> b t (g r d)"))
+
+
+class EncoderBlock(nn.Module):
+    """One pre-norm layer: x ← x + attention(LN(x)), x ← x + W_2 gelu(W_1 LN(x)).
+
+    Shape:
+        inputs `[B, T, width]`; outputs `[B, T, width]`.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feedforward(self.feedforward_norm(x))
 
 
 def rotate(x: Tensor, base: float = 10_000.0) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from modelzoo.blocks.attention import MultiHeadAttention
+from modelzoo.blocks.attention import EncoderBlock
 from modelzoo.family import Family, FamilyConfig, Paper, Recipe, register
 from modelzoo.task import Task
 
@@ -29,25 +29,6 @@ class TransformerConfig(FamilyConfig):
         if self.width % self.heads:
             raise ValueError("heads must divide width")
         return self
-
-
-class EncoderBlock(nn.Module):
-    """One pre-norm layer: x ← x + attention(LN(x)), x ← x + W_2 gelu(W_1 LN(x)).
-
-    Shape:
-        inputs `[B, T, width]`; outputs `[B, T, width]`.
-    """
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, heads)
-        self.feedforward_norm = nn.LayerNorm(width)
-        self.feedforward = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feedforward(self.feedforward_norm(x))
 
 
 class Transformer(nn.Module):

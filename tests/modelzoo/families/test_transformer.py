@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from modelzoo.families.attention.transformer import EncoderBlock, Transformer, TransformerConfig
+from modelzoo.blocks.attention import EncoderBlock
+from modelzoo.families.attention.transformer import Transformer, TransformerConfig
 from modelzoo.family import family
 from modelzoo.task import task
 
