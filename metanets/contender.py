@@ -1,6 +1,7 @@
-"""Contenders of a leaderboard: a baseline, or a metanet with some of its config fields and with augmentations.
+"""Contenders of a leaderboard: a baseline, or a metanet with some of its config fields, augmentations, and where it starts from.
 
-Written `NAME[,field=value…][+AUGMENTATION[=strength]…]`: `nfn,neurons=all`, `flat_mlp+permutation+noise=0.2`.
+Written `NAME[,field=value…][+AUGMENTATION[=strength]…][@FOLDER]`: `nfn,neurons=all`, `flat_mlp+permutation+noise=0.2`,
+`nfn@runs/weight-tasks/cnn/masked_weights/nfn/seed-0` (see `metanets.training.start`).
 """
 
 from collections.abc import Mapping
@@ -24,33 +25,41 @@ class Contender:
         subject: the metanet or the baseline.
         fields: config fields of the metanet.
         augment: augmentations with their strength, None for the augmentation's own.
+        start_from: folder of the training whose metanet it starts from, None for random weights.
     """
 
     text: str
     subject: Metanet | Baseline
     fields: Mapping[str, Any] = field(default_factory=dict)
     augment: Mapping[str, float | None] = field(default_factory=dict)
+    start_from: str | None = None
 
     @property
     def folder(self) -> str:
         """Its text as the name of a folder."""
-        return self.text.replace(",", "-").replace("=", "_").replace("/", "_")
+        return folder_name(self.text)
 
     @classmethod
     def read(cls, text: str) -> "Contender":
         """The contender of a text; raises `UserError` for unknown names, fields and values."""
-        head, *moves = text.split("+")
+        before, _, start_from = text.partition("@")
+        head, *moves = before.split("+")
         name, *pairs = head.split(",")
         known: dict[str, Metanet | Baseline] = {**baselines(), **metanets()}
         if name not in known:
             raise UnknownNameError("metanet or baseline", name, known)
         subject, fields = known[name], read_key_values(pairs, "a metanet")
         if isinstance(subject, Baseline):
-            if fields or moves:
-                raise UserError(f"baseline {name!r} has no fields and no augmentations, got {text!r}.", 2)
+            if fields or moves or start_from:
+                raise UserError(f"baseline {name!r} has no fields and no augmentations and starts from nothing, got {text!r}.", 2)  # fmt: skip
             return cls(text, subject)
         subject.configure({**subject.tiny, **fields})
-        return cls(text, subject, fields, dict(strength(part) for part in moves))
+        return cls(text, subject, fields, dict(strength(part) for part in moves), start_from or None)
+
+
+def folder_name(text: str) -> str:
+    """`NAME[,field=value…]` as the name of a folder."""
+    return text.replace(",", "-").replace("=", "_").replace("/", "_")
 
 
 def strength(text: str) -> tuple[str, float | None]:

@@ -49,6 +49,8 @@ class RunRecord(BaseModel):
         counts: models of every split.
         diverged: models that were left out because their training diverged.
         parameters: trainable scalars of the metanet.
+        taken_over: tensors that came from where the training started from (`start_from` in `training`); None for a
+            metanet of random weights.
         metrics: `{split: {metric: value}}`.
         versions: package versions.
         created, finished: ISO times; `finished` is None while it trains.
@@ -70,6 +72,7 @@ class RunRecord(BaseModel):
     counts: dict[str, int] = {}
     diverged: int = 0
     parameters: int = 0
+    taken_over: int | None = None
     metrics: dict[str, dict[str, float]] = {}
     versions: dict[str, str] = {}
     created: str

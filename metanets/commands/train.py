@@ -39,6 +39,11 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="Where weights are: memory, mapped (a local copy) or streamed (from the zoo).")
         ] = "memory",
         precision: Annotated[str, typer.Option(help="Of the arithmetic: 32, bf16-mixed or 64.")] = "32",
+        models: Annotated[int | None, typer.Option(help="Learn from so many training models; default: all.")] = None,
+        start_from: Annotated[
+            Path | None,
+            typer.Option(help="A finished run, or a seed folder of metazoo weight-task, whose metanet it starts from."),
+        ] = None,
         seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
         set_: Annotated[
             list[str] | None,
@@ -62,6 +67,7 @@ def register(app: typer.Typer) -> None:
             metanet=metanet, fields=read_key_values(set_), target=target, kind=kind, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, patience=patience,
             average=average, data=data, precision=precision, augment=dict(strength(text) for text in augment_ or []), seed=seed,
+            models=models, start_from=None if start_from is None else str(start_from),
         )  # fmt: skip
         if out is None:
             if "://" in zoo:
@@ -74,4 +80,8 @@ def register(app: typer.Typer) -> None:
             return
         print_table(rows, f"{record.metanet} on {', '.join(record.populations)}: {record.target}")
         left_out = f", {record.diverged} diverged models were left out" if record.diverged else ""
+        if record.taken_over is not None:
+            console.print(
+                f"started from {start_from}: {record.taken_over} of its tensors", highlight=False, markup=False
+            )
         console.print(f"{record.parameters:,} parameters, {record.seconds:.0f} s{left_out}; run folder: {run.path}", highlight=False)  # fmt: skip

@@ -30,6 +30,8 @@ class TrainingConfig(BaseModel):
         average: decay of an exponential moving average of the weights that is validated and kept, 0 for none.
         data: whether the zoo's weights are in memory, memory-mapped, or streamed chunk by chunk.
         precision: of the arithmetic, in Lightning's words.
+        models: how many of the training models are learned from, at even distances; None for all.
+        start_from: folder of a finished weight task or run whose metanet this one starts from, see `metanets.training.start`.
         augment: augmentations of every step by name with their strengths, in the order in which they are applied.
         seed: of initialisation and batches.
     """
@@ -49,6 +51,8 @@ class TrainingConfig(BaseModel):
     average: float = Field(0.0, ge=0, lt=1)
     data: DataMode = "memory"
     precision: Precision = "32"
+    models: int | None = Field(None, gt=0)
+    start_from: str | None = None
     augment: dict[str, float] = {}
     seed: int = Field(0, ge=0)
 

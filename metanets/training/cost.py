@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from metanets.training.config import Precision
 from metanets.training.data import Batch
 from metanets.training.module import Predictor
 
@@ -66,12 +67,13 @@ class StepCost:
     megabytes: float
 
 
-def step_cost(predictor: Predictor, batch: Batch) -> StepCost:
+def step_cost(predictor: Predictor, batch: Batch, precision: Precision = "32") -> StepCost:
     """The cost of a step on a batch; the predictor's weights are changed.
 
     Args:
         predictor: the network that is trained.
         batch: models and targets.
+        precision: of the training.
     """
     predictor.train()
     batch = predictor.cast(batch)
@@ -79,7 +81,9 @@ def step_cost(predictor: Predictor, batch: Batch) -> StepCost:
 
     def step() -> None:
         optimizer.zero_grad()
-        predictor.raw(batch).outputs.square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            loss = predictor.raw(batch).outputs.square().mean()
+        loss.backward()
         optimizer.step()
 
     step()  # the optimizer's state, and what topologies compute once

@@ -33,6 +33,8 @@ from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.store import Population, Zoo
 
 SPLITS = ("train", "validation", "test")
+UNUSED = "unused"  # training models that are left out
+TOGETHER = 64  # models that baselines read at once
 FEWEST_SAMPLED = 64  # models that statistics are read off
 FEWEST = {"train": 4, "validation": 2, "test": 2}
 Batch = list[tuple[Models, Tensor]]
@@ -104,6 +106,10 @@ class PopulationBlock:
     def _function(self, tensors: Mapping[str, Tensor]) -> ModelFunction:
         return ModelFunction(self._template, tensors, self.population.task.inputs.shape)
 
+    def batches(self) -> tuple[Tensor, ...]:
+        """Rows of all models in order, a few at a time."""
+        return torch.arange(len(self.table)).split(TOGETHER)
+
     def models(self, rows: Tensor) -> Models:
         """Some of the models."""
         tensors = self.reading.take(rows)
@@ -152,6 +158,8 @@ class WeightData(lightning.LightningDataModule):
         seed: of the batches.
         check: whether the column and the splits must suffice for a training.
         mode: whether weights are in memory, mapped or streamed.
+        models: how many of the training models are learned from, at even distances; the split of the others becomes
+            `unused`. None for all.
 
     Raises:
         UserError: a population or the column is missing, the column is constant, or a split has too few models.
@@ -160,7 +168,7 @@ class WeightData(lightning.LightningDataModule):
     def __init__(
         self, zoo: Zoo, populations: Sequence[str], target: str, kind: Kind | None = None, batch_size: int = 64,
         augment: Mapping[str, float] = MappingProxyType({}), seed: int = 0, check: bool = True,
-        mode: DataMode = "memory",
+        mode: DataMode = "memory", models: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if not populations:
@@ -196,6 +204,8 @@ class WeightData(lightning.LightningDataModule):
             [block.table.assign(population=block.population.name).reset_index() for block in self.blocks],
             ignore_index=True,
         )
+        if models is not None:
+            self._restrict(models)
         self.targets = self.encode(self.table[target])
         for name in augment:
             if not any(augmentation(name).applies(block.topology) for block in self.blocks):
@@ -215,6 +225,13 @@ class WeightData(lightning.LightningDataModule):
                 raise UserError(
                     f"the {name} split has {count} usable models, a metanet needs at least {FEWEST[name]}; populate more models."
                 )
+
+    def _restrict(self, models: int) -> None:
+        train = self.rows("train")
+        if not FEWEST["train"] <= models <= len(train):
+            raise UserError(f"of the {len(train)} usable training models at least {FEWEST['train']} and at most all can be learned from, got {models}.", 2)  # fmt: skip
+        kept = np.array(train)[np.linspace(0, len(train) - 1, models).round().astype(int)]
+        self.table.loc[np.setdiff1d(train, kept), "split"] = UNUSED
 
     def encode(self, column: pd.Series) -> Tensor:
         """Targets as tensors: class numbers (-1 for a class not seen before), or float32."""

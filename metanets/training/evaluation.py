@@ -73,13 +73,13 @@ def baselines(run: Run, progress: bool = True) -> list[dict[str, Any]]:
     """
     record, rows = run.record, []
     store = Zoo.open(record.zoo, at=record.snapshot)
-    mode = config_of(run).data
-    data = WeightData(store, record.populations, record.target, record.kind, mode=mode)
+    trained = config_of(run)
+    data = WeightData(store, record.populations, record.target, record.kind, mode=trained.data, models=trained.models)
     same = len({block.topology.edges for block in data.blocks}) == 1 and len(data.blocks) == 1
     if same and record.metanet != FLAT.metanet:
         config = FLAT.model_copy(
-            update={"target": record.target, "kind": record.kind, "seed": record.seed, "data": mode}
-        )
+            update={"target": record.target, "kind": record.kind, "seed": record.seed, "data": trained.data, "models": trained.models}
+        )  # fmt: skip
         done = train(record.zoo, record.populations, run.path / BASELINES / FLAT.metanet, config, progress)
         rows += evaluate(runs.load(done.path))
     for fitted in registered_baselines().values():

@@ -29,6 +29,7 @@ from metanets.scores import split_scores
 from metanets.training.config import TrainingConfig
 from metanets.training.data import WeightData
 from metanets.training.module import Predictor, WeightTraining, answers, predict
+from metanets.training.start import Start
 from modelzoo.console import console
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
@@ -67,9 +68,11 @@ def train(
         _check_same(path, before, zoo, populations, config)
         if before.finished:
             return runs.load(path)
+    start = None if config.start_from is None else Start.read(config.start_from, chosen.name)
     data = WeightData(
-        store, populations, config.target, config.kind, config.batch_size, config.augment, config.seed, mode=config.data
-    )
+        store, populations, config.target, config.kind, config.batch_size, config.augment, config.seed,
+        mode=config.data, models=config.models,
+    )  # fmt: skip
     training = data.training_models()
     if chosen.one_architecture and len({models.topology for models in training}) > 1:
         raise UserError(f"metanet {chosen.name!r} reads one architecture; name one population, or train graph_metanet.")
@@ -78,6 +81,7 @@ def train(
     network = chosen.configure(fields)
     predictor = Predictor(chosen.build(network, config.seed), data.kind).to(config.dtype)
     predictor.metanet.calibrate(training)
+    taken_over = None if start is None else start.take(predictor.metanet)
     del training  # up to a buffer of weights
     if data.kind == "regression":
         predictor.ranks.fit(data.targets[data.rows("train")])
@@ -85,7 +89,7 @@ def train(
         metanet=chosen.name, config=network.model_dump(mode="json"), zoo=str(zoo), populations=tuple(populations),
         snapshot=store.snapshot_id, target=config.target, kind=data.kind, classes=data.classes,
         training=config.model_dump(mode="json"), seed=config.seed, diverged=data.diverged,
-        parameters=sum(p.numel() for p in predictor.parameters()),
+        parameters=sum(p.numel() for p in predictor.parameters()), taken_over=taken_over,
         versions={package: version(package) for package in PACKAGES},
         created=before.created if before else datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def test_the_defaults_that_help_shows_are_those_of_training() -> None:
         for name, parameter in inspect.signature(callback).parameters.items()
         if name in TrainingConfig.model_fields
     }
-    assert len(shared) == 12
+    assert len(shared) == 14
     assert shared == {name: TrainingConfig.model_fields[name].default for name in shared}
 
 

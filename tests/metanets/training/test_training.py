@@ -176,3 +176,16 @@ def test_a_zoo_that_has_moved_is_said(run: runs.Run, tmp_path: Path) -> None:
     moved.record = moved.record.model_copy(update={"zoo": str(tmp_path / "gone")})
     with pytest.raises(UserError, match="gone"):
         baselines(moved, progress=False)
+
+
+def test_few_models_are_learned_from_and_the_other_splits_stay(metanet_zoo: Path) -> None:
+    zoo = Zoo.open(metanet_zoo)
+    every, few = (WeightData(zoo, ["small_cnn", "mlp"], "test_accuracy", models=count) for count in (None, 8))
+    assert len(few.rows("train")) == 8
+    assert set(few.rows("train")) < set(every.rows("train"))
+    assert [few.rows(split) for split in ("validation", "test")] == [every.rows(split) for split in ("validation", "test")]  # fmt: skip
+    assert sorted(few.rows("train") + few.rows("unused")) == every.rows("train")
+    assert {few.table["population"][row] for row in few.rows("train")} == {"small_cnn", "mlp"}
+    for count in (3, len(every.rows("train")) + 1):
+        with pytest.raises(UserError, match=f"can be learned from, got {count}"):
+            WeightData(zoo, ["small_cnn", "mlp"], "test_accuracy", models=count)
