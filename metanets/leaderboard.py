@@ -26,6 +26,7 @@ from metanets.training.config import TrainingConfig
 from metanets.training.cost import step_cost
 from metanets.training.data import WeightData
 from metanets.training.run import predictor_of, train
+from metanets.training.start import Start
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 
@@ -139,10 +140,12 @@ def run(
         if len(set(names)) != len(names):
             raise UserError(f"{option} names something twice; name each once.", 2)
     given = {key: value for key, value in (training or {}).items() if value is not None}
-    TrainingConfig.read(**given)
+    settings = TrainingConfig.read(**given)
     chosen = [Contender.read(text) for text in contenders] or defaults()
     for contender in chosen:
         TrainingConfig.read(augment=contender.augment)
+        if contender.start_from is not None:
+            Start.read(contender.start_from, contender.subject.name)
     store, path = Zoo.open(zoo), Path(out)
     shared = _shared(path, store, str(zoo), populations, given, tiny)
     missing = {
@@ -150,7 +153,12 @@ def run(
         for t, seed, contender in _cells(targets, seeds, chosen)
         if not (_place(path, t, contender, seed) / SCORE).is_file()
     }
-    data = {t: WeightData(Zoo.open(zoo, at=shared.snapshot), populations, t) for t in targets if t in missing}
+    mode, models = settings.data, settings.models
+    data = {
+        t: WeightData(Zoo.open(zoo, at=shared.snapshot), populations, t, mode=mode, models=models)
+        for t in targets
+        if t in missing
+    }
     write_record(path / RECORD, shared)
     scores: dict[tuple[str, str], list[Score]] = {}
     left_out: dict[str, str] = {}
@@ -254,11 +262,11 @@ def _trained(
     fields = {**(metanet.tiny if shared.tiny else {}), **contender.fields}
     config = TrainingConfig.read(
         **{**metanet.recipe, **shared.training}, metanet=metanet.name, fields=fields, target=data.target,
-        augment=dict(contender.augment), seed=seed,
+        augment=dict(contender.augment), start_from=contender.start_from, seed=seed,
     )  # fmt: skip
     done = train(shared.zoo, shared.populations, folder, config, progress=False, snapshot=shared.snapshot)
     record = done.record
-    cost = step_cost(predictor_of(done), data.collate(data.rows("train")[: config.batch_size]))
+    cost = step_cost(predictor_of(done), data.collate(data.rows("train")[: config.batch_size]), config.precision)
     return Score(
         kind=record.kind, metrics=_finite(record.metrics), parameters=record.parameters, seconds=record.seconds,
         milliseconds=cost.milliseconds, megabytes=cost.megabytes,

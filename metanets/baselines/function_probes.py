@@ -20,7 +20,6 @@ from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 PROBES = 64
-TOGETHER = 64  # models that are run at once
 PENALTIES = np.logspace(-2, 5, 15)  # of ridge, leave-one-out on the training split
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of logistic regression, the best on the validation split
 
@@ -41,16 +40,15 @@ def answers(data: WeightData) -> NDArray[np.floating]:
     """
     probes, found = None, []
     for block in data.blocks:
-        if block.function is None:
-            raise UserError(
-                f"population {block.population.name!r} cannot be probed: its models do not take one real tensor."
-            )
-        probes = probe_inputs(block) if probes is None else probes
-        if tuple(probes.shape[1:]) != block.function.shape:
-            raise UserError("populations with inputs of different shapes cannot be probed at the same inputs.")
-        for rows in torch.arange(len(block.table)).split(TOGETHER):
+        for rows in block.batches():
             function = block.models(rows).function
-            assert function is not None
+            if function is None:
+                raise UserError(
+                    f"population {block.population.name!r} cannot be probed: its models do not take one real tensor."
+                )
+            probes = probe_inputs(block) if probes is None else probes
+            if tuple(probes.shape[1:]) != function.shape:
+                raise UserError("populations with inputs of different shapes cannot be probed at the same inputs.")
             found.append(function(probes).flatten(1))
     if len({part.shape[1] for part in found}) > 1:
         raise UserError("populations with outputs of different shapes cannot be compared by probing.")

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         metanet: Annotated[
             list[str] | None,
             typer.Option(
-                help="Metanet or baseline, NAME[,field=value…][+AUGMENTATION[=strength]…]; repeatable. "
+                help="Metanet or baseline, NAME[,field=value…][+AUGMENTATION[=strength]…][@FOLDER to start from]; repeatable. "
                 "Default: all that can read these models."
             ),
         ] = None,
@@ -30,7 +30,18 @@ def register(app: typer.Typer) -> None:
         epochs: Annotated[int, typer.Option(help="Passes over the training models.")] = 40,
         batch_size: Annotated[int, typer.Option(help="Models a step.")] = 64,
         learning_rate: Annotated[float | None, typer.Option(help="Peak; default: each metanet's own.")] = None,
+        weight_decay: Annotated[float | None, typer.Option(help="Decoupled; default: each metanet's own.")] = None,
         patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one.")] = None,
+        average: Annotated[
+            float | None, typer.Option(help="Decay of a moving average of the weights; default: none.")
+        ] = None,
+        data: Annotated[
+            str | None, typer.Option(help="Where weights are: memory (default), mapped or streamed, for baselines too.")
+        ] = None,
+        precision: Annotated[
+            str | None, typer.Option(help="Of the arithmetic: 32 (default), bf16-mixed or 64.")
+        ] = None,
+        models: Annotated[int | None, typer.Option(help="Learn from so many training models; default: all.")] = None,
         out: Annotated[
             Path | None, typer.Option(help="Folder, default: runs/leaderboard-POPULATIONS beside the zoo.")
         ] = None,
@@ -52,7 +63,10 @@ def register(app: typer.Typer) -> None:
             if "://" in zoo:
                 raise UserError("name a folder for the leaderboard with --out.", 2)
             out = Path(zoo).parent / "runs" / f"leaderboard-{'-'.join(populations)}"
-        training = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "patience": patience}
+        training = {
+            "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
+            "patience": patience, "average": average, "data": data, "precision": precision, "models": models,
+        }  # fmt: skip
         quiet = csv or json
         board = run(
             zoo, populations, out, target or ["label"], metanet or (), seeds, training, tiny,
