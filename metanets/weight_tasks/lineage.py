@@ -1,8 +1,8 @@
 """Which models are the same up to symmetry, which is trained on from which, and which have nothing to do with each other?
 
 Pairs under random elements of the whole symmetry group, so that no weight need stay in its place. A metanet's embeddings learn
-it by contrast (Representation Learning with Contrastive Predictive Coding, van den Oord, Li and Vinyals, 2018): a model at its
-last but one checkpoint shall be nearest to itself and to what it became, among the models of the batch.
+it by contrast (`metanets.embedding_contrast`): a model at its last but one checkpoint shall be nearest to itself and to what it
+became, among the models of the batch.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torch.nn import functional as F
 
 from metanets.alignment import aligned
 from metanets.batching import Models
-from metanets.metanet import MetanetModule
+from metanets.embedding_contrast import info_nce, unit_embeddings
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import (
@@ -31,7 +30,6 @@ from metanets.weight_task import (
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
-TEMPERATURE = 0.1
 SCALE = 0.5  # of log-scales and of everything else in the group that is not compact
 OTHERS = 5  # unrelated models a test model is paired with
 
@@ -41,11 +39,6 @@ def moved(block: PopulationBlock, values: Tensor, rows: Tensor, generator: torch
     tensors = {**{name: tensor[rows] for name, tensor in block.tensors.items()}, **block.structure.scatter(values.T)}
     found = block.group.sample(generator, SCALE, models=len(rows)).apply(tensors)
     return block.structure.values(found).T.to(values.dtype).contiguous()
-
-
-def embeddings(network: MetanetModule, block: PopulationBlock, values: Tensor) -> Tensor:
-    """Unit vectors `[M, width]`."""
-    return F.normalize(network(Models(block.topology, values)).embeddings, dim=1)
 
 
 def aucs(same: Tensor, child: Tensor, others: Tensor) -> Metrics:
@@ -68,13 +61,15 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     own = parents[:, test]
     compared = [moved(block, values[:, test], test, generator) for values in (parents, children)]
 
+    def embeddings(values: Tensor) -> Tensor:
+        return unit_embeddings(network, Models(block.topology, values))
+
     def loss(rows: Tensor) -> Tensor:
-        anchor = embeddings(network, block, parents[:, rows])
+        anchor = embeddings(parents[:, rows])
         kin = torch.rand(len(rows)) < 0.5
         positive = torch.where(kin, children[:, rows], parents[:, rows])
         chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        scores = anchor @ embeddings(network, block, moved(block, positive, rows, chance)).mT / TEMPERATURE
-        return F.cross_entropy(scores, torch.arange(len(rows)))
+        return info_nce(anchor, embeddings(moved(block, positive, rows, chance)))
 
     @torch.no_grad()
     def scored(similarity: Callable[[Tensor, Tensor], Tensor]) -> Metrics:
@@ -83,7 +78,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         return aucs(similarity(own, compared[0]), similarity(own, compared[1]), others)
 
     def embedded(a: Tensor, b: Tensor) -> Tensor:
-        return (embeddings(network, block, a) * embeddings(network, block, b)).sum(1)
+        return (embeddings(a) * embeddings(b)).sum(1)
 
     def near(a: Tensor, b: Tensor) -> Tensor:
         return -(a - b).norm(dim=0) / (a.norm(dim=0) * b.norm(dim=0)).sqrt()
