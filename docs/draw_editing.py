@@ -17,13 +17,12 @@ import torch
 
 from metanets.commands.weight_tasks import folder_of
 from metanets.contender import Contender
-from metanets.editing import Gallery, edited_images
+from metanets.editing import Editor, Gallery
 from metanets.weight_board import Bench
 from metanets.weight_task import split_rows
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
-from metanets.weight_update import WeightUpdate
 
 EPOCHS, SHOWN, EDITOR = 8, 6, "graph_metanet,dropout=0"
 
@@ -36,9 +35,9 @@ def main(zoo: str, population: str) -> None:
         bench = Bench(operator.__name__, zoo, population, folder_of(zoo, None), {"epochs": EPOCHS})
         with torch.enable_grad():
             editor = bench.restored(Contender.read(EDITOR), 0).network
-        assert isinstance(editor, WeightUpdate)
+        assert isinstance(editor, Editor)
         gallery, test = Gallery.of(bench.block), split_rows(bench.block, "test")
-        before, after = gallery.render(bench.block.models(test)), edited_images(gallery, editor, test)
+        before, after = gallery.render(bench.block.models(test)), gallery.render(editor(bench.block.models(test)))
         wanted = operator(gallery.images)
         rows = {"before": before, operator.__name__: after, "wanted": wanted[test]}
         for row, (title, images) in enumerate(rows.items()):

@@ -10,14 +10,17 @@ from functools import partial
 from math import isqrt
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from metanets.batching import ModelFunction, Models
+from metanets.batching import Models
+from metanets.expansion import Expansion, changed
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import (
     Experiment,
     Metrics,
+    TaskConfig,
     WeightTask,
     build,
     items_of,
@@ -58,30 +61,58 @@ class Gallery:
         instances = torch.from_numpy(block.table["instance"].to_numpy().copy())
         return cls(block, data.train.inputs[0], data.train.targets[instances].view(-1, side, side))
 
-    def render(self, models: Models, change: Tensor | float = 0.0) -> Tensor:
-        """Images `[M, H, W]` of models after a change of their weights `[E, M]`."""
+    def render(self, models: Models) -> Tensor:
+        """The images that models show, `[M, H, W]`."""
         assert models.function is not None
-        tensors = {**models.function.tensors, **self.block.structure.scatter((models.values + change).T)}
-        function = ModelFunction(models.function.template, tensors, models.function.shape)
-        return function(self.grid).view(-1, *self.images.shape[1:])
+        return models.function(self.grid).view(-1, *self.images.shape[1:])
 
 
-def editing(block: PopulationBlock, config: TrainingConfig, operator: Operator) -> Experiment:
-    """The experiment of editing the images of a population by an operator; its network is a `WeightUpdate`."""
-    gallery, test = Gallery.of(block), split_rows(block, "test")
+class EditingConfig(TaskConfig):
+    """Fields of the tasks that edit; `expansion` is the number of neurons that every hidden layer gains before the edit."""
+
+    expansion: int = Field(0, ge=0)
+
+
+class Editor(nn.Module):
+    """Models to edited models: x ↦ w(x) + Δ(w(x)), with w the expansion, or the identity, and Δ a `WeightUpdate`."""
+
+    def __init__(self, update: WeightUpdate, expansion: Expansion | None = None) -> None:
+        super().__init__()
+        self.update, self.expansion = update, expansion
+
+    def forward(self, models: Models) -> Models:
+        wide = models if self.expansion is None else self.expansion(models)
+        return changed(wide, self.update(wide))
+
+
+def build_editor(block: PopulationBlock, config: TrainingConfig, expansion: int) -> Editor:
+    """An untrained editor of a population."""
     training = block.models(split_rows(block, "train"))
-    editor = WeightUpdate(build(config, training), [training])
+    wider = Expansion(block, expansion, config.seed) if expansion else None
+    if wider is not None:
+        with torch.no_grad():
+            training = wider(training)
+    return Editor(WeightUpdate(build(config, training), [training]), wider)
+
+
+def editing(block: PopulationBlock, config: TrainingConfig, expansion: int, operator: Operator) -> Experiment:
+    """The experiment of editing the images of a population by an operator; its network is an `Editor`."""
+    gallery, test = Gallery.of(block), split_rows(block, "test")
+    editor = build_editor(block, config, expansion)
     wanted = operator(gallery.images)
+
+    def edited(rows: Tensor) -> Tensor:
+        return gallery.render(editor(block.models(rows)))
 
     def errors(rows: Tensor, images: Tensor) -> Tensor:
         return (images - wanted[rows]).square().mean((1, 2))
 
     def loss(rows: Tensor) -> Tensor:
-        return errors(rows, edited_images(gallery, editor, rows)).mean()
+        return errors(rows, edited(rows)).mean()
 
     @torch.no_grad()
     def measure() -> Metrics:
-        return mean_and_error("mse", errors(test, edited_images(gallery, editor, test)))
+        return mean_and_error("mse", torch.cat([errors(rows, edited(rows)) for rows in test.split(config.batch_size)]))
 
     @torch.no_grad()
     def baselines() -> dict[str, Metrics]:
@@ -92,13 +123,7 @@ def editing(block: PopulationBlock, config: TrainingConfig, operator: Operator) 
     return Experiment(editor, loss, items_of(block), measure, baselines)
 
 
-def edited_images(gallery: Gallery, editor: WeightUpdate, rows: Tensor) -> Tensor:
-    """`[rows, H, W]`."""
-    models = gallery.block.models(rows)
-    return gallery.render(models, editor(models))
-
-
 def register_edit(name: str, operator: Operator, summary: str, file: str) -> WeightTask:
     """Register the task of editing images by an operator."""
     prepare = partial(editing, operator=operator)
-    return register(WeightTask(name, prepare, summary, "mse", False, PAPER), file)
+    return register(WeightTask(name, prepare, summary, "mse", False, PAPER, config=EditingConfig(expansion=0)), file)

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
-from metanets.contender import Contender
+from metanets.contender import Contender, folder_name
 from metanets.leaderboard import plus_minus, write_record
 from metanets.metanet import Metanet
 from metanets.runs import WEIGHTS
@@ -37,7 +37,7 @@ class TaskRecord(BaseModel):
     """What `task.json` holds.
 
     Args:
-        task: name of the weight task.
+        task: the weight task with its fields, as `WeightTask.text`.
         contender: what was trained, as it was written, or `baselines`.
         zoo: path of the zoo, as it was given.
         population: its name.
@@ -82,7 +82,7 @@ class Bench:
     """One task on one population, with the folder of its results.
 
     Args:
-        task: name of the task.
+        task: `NAME[,field=value…]`.
         zoo: path of the zoo.
         population: its name.
         out: folder of all tasks' results.
@@ -92,7 +92,7 @@ class Bench:
     def __init__(self, task: str, zoo: str | Path, population: str, out: str | Path, training: Mapping[str, Any]) -> None:  # fmt: skip
         self.task: WeightTask = weight_task(task)
         self.zoo, self.population = str(zoo), population
-        self.folder = Path(out) / population / task
+        self.folder = Path(out) / population / folder_name(self.task.text)
         self.training = {key: value for key, value in training.items() if value is not None}
         stored = [record for place in sorted(self.folder.glob("*/seed-*")) if (record := read(place))]
         self.snapshot = stored[0].snapshot if stored else Zoo.open(zoo).snapshot_id
@@ -105,7 +105,7 @@ class Bench:
     def config(self, contender: Contender, seed: int) -> TrainingConfig:
         """How a contender is trained."""
         subject = contender.subject
-        if not isinstance(subject, Metanet) or contender.augment:
+        if not isinstance(subject, Metanet) or contender.augment or contender.start_from:
             raise UserError(f"{contender.text!r} is not a metanet alone; weight tasks have baselines and chances of their own.", 2)  # fmt: skip
         settings = {**self.task.recipe, **subject.recipe, **self.training}
         return TrainingConfig.read(**settings, metanet=subject.name, fields=dict(contender.fields), seed=seed)
@@ -161,7 +161,7 @@ class Bench:
     def _before(self, folder: Path, contender: str, training: dict[str, Any] | None, seed: int) -> TaskRecord:
         """What is in the folder, if it is what is asked for, or else a new record."""
         wanted = TaskRecord(
-            task=self.task.name, contender=contender, zoo=self.zoo, population=self.population, snapshot=self.snapshot,
+            task=self.task.text, contender=contender, zoo=self.zoo, population=self.population, snapshot=self.snapshot,
             training=training, seed=seed, versions={package: version(package) for package in PACKAGES},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
@@ -203,10 +203,10 @@ def run(
     for contender in chosen:
         bench.config(contender, 0)  # refused before anything is trained
     for seed in range(seeds):
-        progress(f"{bench.task.name}: baselines, seed {seed}")
+        progress(f"{bench.task.text}: baselines, seed {seed}")
         bench.baselines(seed)
         for contender in chosen:
-            progress(f"{bench.task.name}: {contender.text}, seed {seed}")
+            progress(f"{bench.task.text}: {contender.text}, seed {seed}")
             bench.trained(contender, seed, progress=True)
     return rows(bench.folder)
 

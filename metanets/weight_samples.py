@@ -31,14 +31,14 @@ def write(bench: Bench, contender: str, models: int, name: str, seed: int = 0) -
     started = time.perf_counter()
     experiment = bench.restored(Contender.read(contender), seed)
     if experiment.sample is None:
-        raise UserError(f"weight task {bench.task.name!r} makes no models; leave --name out, or take the task sampling.", 2)  # fmt: skip
+        raise UserError(f"weight task {bench.task.text!r} makes no models; leave --name out, or take the task sampling.", 2)  # fmt: skip
     torch.manual_seed(seed)
     made = experiment.sample(models)
     source = bench.block.population
     problem = Problem(source.family, source.config, source.task)
-    training = {"weight_task": bench.task.name, "contender": contender, "population": source.name, "snapshot": bench.snapshot, "seed": seed}  # fmt: skip
+    training = {"weight_task": bench.task.text, "contender": contender, "population": source.name, "snapshot": bench.snapshot, "seed": seed}  # fmt: skip
     info, batch = records(
-        name, Generated(source.config, made, {}), problem, f"weight task {bench.task.name} on {source.name}",
+        name, Generated(source.config, made, {}), problem, f"weight task {bench.task.text} on {source.name}",
         bench.task.paper, training, seed, (time.perf_counter() - started) / models,
     )  # fmt: skip
     population = Zoo.open(bench.zoo, writable=True).create_population(info)

@@ -6,20 +6,22 @@ what is measured on the test split. How it is trained and kept is the same for a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from metanets.batching import Models
 from metanets.metanet import MetanetModule, metanet
 from metanets.training.config import TrainingConfig
 from metanets.training.data import FEWEST, PopulationBlock
-from modelzoo.errors import UserError
+from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.family import Paper
+from modelzoo.key_values import read_key_values
 from modelzoo.registry import Registry
 from modelzoo.store import Zoo
 
@@ -47,35 +49,64 @@ class Experiment:
     sample: Callable[[int], dict[str, Tensor]] | None = None
 
 
+class TaskConfig(BaseModel):
+    """Base of the configs of tasks: frozen, unknown fields refused; without fields of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 @dataclass(frozen=True)
 class WeightTask:
     """A registered task.
 
     Args:
         name: unique, snake_case; the file has the same name.
-        prepare: `(block, config) -> Experiment`; raises `UserError` for models or metanets that do not fit.
+        prepare: `(block, training config, **fields of the task's config) -> Experiment`; raises `UserError` for models or
+            metanets that do not fit.
         summary: one sentence.
         metric: the one of the metrics that counts.
         higher_is_better: its direction.
         paper: where the task comes from, None for none.
         metanet: the default.
         recipe: training settings that suit it better than the defaults, where neither user nor metanet names any.
+        config: its fields with their values; the registered ones are the defaults.
     """
 
     name: str
-    prepare: Callable[[PopulationBlock, TrainingConfig], Experiment]
+    prepare: Callable[..., Experiment]
     summary: str
     metric: str
     higher_is_better: bool
     paper: Paper | None = None
     metanet: str = "graph_metanet"
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    config: TaskConfig = field(default_factory=TaskConfig)
+
+    @property
+    def text(self) -> str:
+        """Its name and the fields that are not as by default: `dilate,expansion=32`."""
+        values, plain = self.config.model_dump(), type(self.config)().model_dump()
+        return ",".join([self.name, *(f"{key}={value}" for key, value in values.items() if value != plain[key])])
+
+    def configure(self, fields: Mapping[str, Any]) -> "WeightTask":
+        """The task with these fields; raises `UserError` for an unknown one or a value that does not fit."""
+        known = type(self.config).model_fields
+        for key in fields:
+            if not known:
+                raise UserError(f"weight task {self.name!r} has no fields, got {key!r}; leave it out.", 2)
+            if key not in known:
+                raise UnknownNameError(f"field of weight task {self.name}", key, known)
+        try:
+            return replace(self, config=type(self.config)(**fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"field {'.'.join(map(str, first['loc']))!r} of weight task {self.name!r}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None  # fmt: skip
 
     def experiment(self, block: PopulationBlock, config: TrainingConfig) -> Experiment:
         """What `prepare` makes, initialised by the config's seed; torch's generator is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return self.prepare(block, config)
+            return self.prepare(block, config, **self.config.model_dump())
 
 
 _REGISTRY = Registry[WeightTask]("weight task", "metanets.weight_tasks", "metazoo weight-tasks")
@@ -92,9 +123,10 @@ def weight_tasks() -> dict[str, WeightTask]:
     return _REGISTRY.all()
 
 
-def weight_task(name: str) -> WeightTask:
-    """The task of that name; raises `UserError` with the nearest name when there is none."""
-    return _REGISTRY.find(name)
+def weight_task(text: str) -> WeightTask:
+    """The task `NAME[,field=value…]`; raises `UserError` with the nearest name when there is none, and for fields that do not fit."""
+    name, *pairs = text.split(",")
+    return _REGISTRY.find(name).configure(read_key_values(pairs, "a weight task"))
 
 
 def read_block(zoo: Zoo, population: str) -> PopulationBlock:

@@ -23,18 +23,18 @@ def register(app: typer.Typer) -> None:
     def weight_tasks(
         json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     ) -> None:
-        """List every task of `metazoo weight-task`, with what is measured."""
+        """List every task of `metazoo weight-task`, with its fields and what is measured."""
         from metanets.weight_task import weight_tasks as registered
 
         rows = [
-            {"task": each.name, "metric": each.metric, "better": "higher" if each.higher_is_better else "lower", "summary": each.summary}
+            {"task": each.name, "metric": each.metric, "better": "higher" if each.higher_is_better else "lower", "fields": ",".join(f"{key}={value}" for key, value in each.config), "summary": each.summary}
             for each in registered().values()
         ]  # fmt: skip
         print_table(rows, "tasks on weights", json)
 
     @app.command()
     def weight_task(
-        task: Annotated[str, typer.Argument(help="Its name, see: metazoo weight-tasks")],
+        task: Annotated[str, typer.Argument(help="NAME[,field=value…], see: metazoo weight-tasks")],
         zoo: Annotated[str, typer.Argument(help="Folder (or s3://…) of the zoo.")],
         population: Annotated[str, typer.Argument(help="Population to learn from; see: metazoo ls ZOO")],
         metanet: Annotated[

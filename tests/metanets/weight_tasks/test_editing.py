@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanets.editing import Gallery, edited_images
+from metanets.editing import Editor, Gallery
 from metanets.training import TrainingConfig
 from metanets.weight_task import read_block, split_rows, weight_task, weight_tasks
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
 from metanets.weight_training import train_experiment
-from metanets.weight_update import WeightUpdate
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 from modelzoo.training import PopulationConfig, populate
@@ -61,10 +60,10 @@ def test_an_editor_makes_unseen_models_bolder(gallery: Gallery, tmp_path: Path) 
     experiment = weight_task("dilate").experiment(gallery.block, config)
     with torch.enable_grad():
         editor = train_experiment(experiment, config, tmp_path)
-    assert isinstance(editor, WeightUpdate)
+    assert isinstance(editor, Editor)
     test = split_rows(gallery.block, "test")
     wanted = dilate(gallery.images)[test]
-    images = edited_images(gallery, editor, test)
+    images = gallery.render(editor(gallery.block.models(test)))
     after = mse(images, wanted)
     assert experiment.measure()["mse"] == pytest.approx(after)
     assert after < 0.7 * experiment.baselines()["nothing changed"]["mse"]
@@ -81,7 +80,9 @@ def test_the_command_lists_measures_and_refuses(
 ) -> None:
     code, out, _ = metazoo("weight-tasks", "--json")
     assert code == 0
-    assert {row["task"] for row in json.loads(out)} == set(weight_tasks())
+    fields = {row["task"]: row["fields"] for row in json.loads(out)}
+    assert set(fields) == set(weight_tasks())
+    assert (fields["dilate"], fields["lineage"]) == ("expansion=0", "")
     zoo, flat = gallery.block.population.zoo.path, ("--metanet", "flat_mlp", "--out", tmp_path)
     command = ("weight-task", "contrast", zoo, "digits", *flat, "--epochs", 1)
     code, out, error = metazoo(*command, "--json")
@@ -98,7 +99,10 @@ def test_the_command_lists_measures_and_refuses(
         code, out, error = metazoo("weight-task", *arguments)
         assert (code > 0, out) == (True, "")
         assert said in error.strip().splitlines()[-1]
+    code, out, error = metazoo("weight-task", "contrast,expansion=3", *command[2:], "--json")
+    assert code == 0, error
     code, out, _ = metazoo("weight-leaderboard", tmp_path, "--json")
     assert code == 0
-    stored = [row for row in json.loads(out) if (row["task"], row["metric"]) == ("contrast", "mse")]
-    assert [row["method"] for row in stored] == methods
+    for task in ("contrast", "contrast,expansion=3"):
+        stored = [row for row in json.loads(out) if (row["task"], row["metric"]) == (task, "mse")]
+        assert [row["method"] for row in stored] == methods
