@@ -193,6 +193,9 @@ class WeightData(lightning.LightningDataModule):
         self.kind: Kind = kind or ("classification" if target == "label" or not numeric else "regression")
         if check:
             self._check(column, pd.concat([table["split"] for table in tables]))
+        learnable = int((pd.concat([table["split"] for table in tables]) == "train").sum())
+        if models is not None and not FEWEST["train"] <= models <= learnable:
+            raise UserError(f"of the {learnable} usable training models at least {FEWEST['train']} and at most all can be learned from, got {models}.", 2)  # fmt: skip
         self.classes = tuple(sorted(column.unique().tolist())) if self.kind == "classification" else ()
         self.blocks = [
             PopulationBlock.read(zoo[name], table, mode, self.room)
@@ -228,8 +231,6 @@ class WeightData(lightning.LightningDataModule):
 
     def _restrict(self, models: int) -> None:
         train = self.rows("train")
-        if not FEWEST["train"] <= models <= len(train):
-            raise UserError(f"of the {len(train)} usable training models at least {FEWEST['train']} and at most all can be learned from, got {models}.", 2)  # fmt: skip
         kept = np.array(train)[np.linspace(0, len(train) - 1, models).round().astype(int)]
         self.table.loc[np.setdiff1d(train, kept), "split"] = UNUSED
 

@@ -139,6 +139,27 @@ def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path,
     assert math.isfinite(float(lines[1].split(",")[2]))
 
 
+def test_the_command_trains_as_it_is_told_and_a_board_told_otherwise_is_refused(
+    metanet_zoo: Path, tmp_path: Path, metazoo: Metazoo
+) -> None:
+    told = {"data": "streamed", "precision": "64", "weight-decay": "0.3", "average": "0.5"}
+    options = [part for key, value in told.items() for part in (f"--{key}", value)]
+    command = ("leaderboard", metanet_zoo, "mlp", "--target", "test_accuracy", "--metanet", "neuron_deepsets", "--metanet",
+               "weight_statistics", "--seeds", 1, "--epochs", 1, "--tiny", "--out", tmp_path / "board")  # fmt: skip
+    code, out, error = metazoo(*command, *options, "--json")
+    assert code == 0, error
+    assert {row["contender"] for row in json.loads(out)} == {"neuron_deepsets", "weight_statistics"}
+    run = json.loads(next((tmp_path / "board").rglob("run.json")).read_text())
+    assert {key: str(run["training"][key.replace("-", "_")]) for key in told} == told
+    shared = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    assert {key: str(shared["training"][key.replace("-", "_")]) for key in told} == told
+    for key, value in {"data": "mapped", "precision": "32", "weight-decay": "0.1", "average": "0.9"}.items():
+        code, out, error = metazoo(*command, *options, f"--{key}", value)
+        assert (code > 0, out) == (True, "")
+        assert "holds a leaderboard with training" in error.replace("\n", " ")
+    assert "input should be" in metazoo(*command, "--data", "disk")[2]
+
+
 def test_the_registries_are_listed(metazoo: Metazoo) -> None:
     code, out, error = metazoo("metanets", "--json")
     assert code == 0, error

@@ -14,10 +14,13 @@ import pytest
 import torch
 
 import graphs
+from metanets.baselines.function_probes import answers
+from metanets.baselines.weight_statistics import features
 from metanets.runs import Run
+from metanets.statistics import weight_statistics
 from metanets.training import TrainingConfig, WeightData, data, evaluate, train
 from metanets.training.cost import Held
-from metanets.training.reading import ChunkShuffle, DataMode, Shuffle, Streamed, model_bytes, reading
+from metanets.training.reading import ChunkShuffle, DataMode, InMemory, Reading, Shuffle, Streamed, model_bytes, reading
 from modelzoo.errors import UserError
 from modelzoo.family import family
 from modelzoo.store import ModelBatch, Population, PopulationInfo, Zoo, cache, manifest
@@ -202,3 +205,21 @@ def test_requests_that_cannot_be_met(path: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"cannot copy population 'mlp' to .*; set METAZOO_CACHE"):
         run(path, tmp_path / "out", "mapped")
     assert not (tmp_path / "out").exists()
+
+
+def test_baselines_read_a_few_models_at_a_time_and_get_the_same_features(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, in all three ways and as from all weights at once, which nobody asks for."""
+    whole = weight_statistics(opened(path, "memory").blocks[0].tensors)
+    monkeypatch.setattr(Reading, "everything", lambda self: pytest.fail("all weights were asked for"))
+    monkeypatch.setattr(InMemory, "everything", lambda self: pytest.fail("all weights were asked for"))
+    modes: tuple[DataMode, ...] = ("memory", "mapped", "streamed")
+    for mode in modes:
+        pd.testing.assert_frame_equal(features(opened(path, mode).blocks[0]), whole, check_exact=True)
+    probed = [answers(opened(path, mode)) for mode in modes]
+    assert (probed[0] == probed[1]).all()
+    assert (probed[0] == probed[2]).all()
+    assert len(np.unique(probed[0][:, 0])) == MODELS - 1, "and no two models answer alike"
+    with pytest.raises(pytest.fail.Exception, match="all weights"):
+        assert opened(path, "streamed").blocks[0].tensors
