@@ -60,6 +60,19 @@ class Bundle:
     codes: Tensor
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """Where the edges of a cell stand in a matrix whose rows are targets and whose columns are sources and codes.
+
+    Args:
+        places: `[n]`, row by row.
+        shape: rows, columns.
+    """
+
+    places: Tensor
+    shape: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Topology:
     """A parameter graph without its values.
@@ -154,6 +167,17 @@ class Topology:
         """The edges of every cell."""
         cell = self._cells[1][self.edge_code]
         return list(cell.argsort(stable=True).split(torch.bincount(cell).tolist()))
+
+    @cached_property
+    def cell_matrices(self) -> list[Matrix]:
+        """The edges of every cell, in their order, as a matrix: a layer with the taps of a kernel beside one another."""
+        found = []
+        for edges in self.cell_edges:
+            source, target = self.edge_index[:, edges]
+            rows, row = torch.unique(target, return_inverse=True)
+            columns, column = torch.unique(source * len(self.codes) + self.edge_code[edges], return_inverse=True)
+            found.append(Matrix(row * len(columns) + column, (len(rows), len(columns))))
+        return found
 
     @cached_property
     def _layout(self) -> tuple[tuple[Block, ...], Tensor]:

@@ -2,7 +2,8 @@
 
 Predicting Neural Network Accuracy from Weights (Unterthiner et al., 2020) describes every layer by the mean, the variance
 and the quantiles of its weights. Here a layer is a *cell*: the edges of one kind, one operator and one depth. No element
-of the permutation group takes an edge out of its cell, so the statistics are invariant.
+of the permutation group takes an edge out of its cell, so the statistics are invariant. So are the singular values of a
+cell as a matrix, which say what quantiles cannot: how many directions a layer uses.
 """
 
 from collections.abc import Sequence
@@ -10,24 +11,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metanets.batching import DEPTH_BINS, Models
+from metanets.batching import DEPTH_BINS, Matrix, Models
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-STATISTICS = 2 + len(QUANTILES)
+STATISTICS = 2 + 2 * len(QUANTILES)
+RESOLUTION = 1e-6  # of squared singular values, relative to their sum: what single precision can tell from zero
+
+
+def quantiles(rows: Tensor) -> Tensor:
+    """Quantiles of sorted rows `[M, n]`, `[M, QUANTILES]`."""
+    place = torch.tensor(QUANTILES) * (rows.shape[1] - 1)
+    below = place.long()
+    share = (place - below).to(rows.dtype)
+    return rows[:, below].lerp(rows[:, (below + 1).clamp_max(rows.shape[1] - 1)], share)
+
+
+def singular_values(models: Models, edges: Tensor, matrix: Matrix) -> Tensor:
+    """Logarithms of a cell's singular values by rising size, `[M, min(matrix.shape)]`."""
+    entries = models.values.new_zeros(len(models), matrix.shape[0] * matrix.shape[1])
+    entries = entries.index_add(1, matrix.places, models.values[edges].T).unflatten(1, matrix.shape)
+    entries = entries if matrix.shape[0] <= matrix.shape[1] else entries.mT
+    squares = torch.linalg.eigvalsh(entries @ entries.mT)
+    return (squares.clamp_min(0) + RESOLUTION * squares.sum(1, keepdim=True) + 1e-24).log() / 2
 
 
 def cell_statistics(models: Models) -> Tensor:
-    """Mean, logarithm of the standard deviation, and quantiles of every cell's values, `[cell, model, STATISTICS]`."""
+    """What is known of the values of every cell, `[cell, model, STATISTICS]`.
+
+    Mean, logarithm of the standard deviation, quantiles; quantiles of the logarithms of the singular values, zero for a
+    cell that is one row or one column (a bias).
+    """
     topology, found = models.topology, []
-    quantiles = torch.tensor(QUANTILES)
-    for edges in topology.cell_edges:
+    for edges, matrix in zip(topology.cell_edges, topology.cell_matrices, strict=True):
         rows = models.values[edges].T.sort(1).values  # [M, edges]
-        place = quantiles * (len(edges) - 1)
-        below = place.long()
-        share = (place - below).to(rows.dtype)
-        points = rows[:, below].lerp(rows[:, (below + 1).clamp_max(len(edges) - 1)], share)
         spread = (rows.var(1, correction=0) + 1e-12).log() / 2
-        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], points], 1))
+        values = quantiles(rows)
+        spectrum = quantiles(singular_values(models, edges, matrix)) if min(matrix.shape) > 1 else 0 * values
+        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], values, spectrum], 1))
     return torch.stack(found)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import graphs
 from graphs import EDGE_KINDS, EDGE_OPS
 from metanets.batching import Models, Topology
-from metanets.cells import QUANTILES, CellStatistics, cell_statistics
+from metanets.cells import QUANTILES, STATISTICS, CellStatistics, cell_statistics
 
 MODULE = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)).double()
 GROUP = graphs.infer(graphs.trace(MODULE, (torch.randn(2, 1, 4, 4, dtype=torch.float64),)))
@@ -36,12 +36,17 @@ def test_a_cell_is_a_tensor_here_and_its_statistics_are_those_of_numpy() -> None
     for tensor in tensors.values():
         rows = tensor.flatten(1).numpy()
         quantiles = np.quantile(rows, QUANTILES, axis=1)
-        expected.append(np.stack([rows.mean(1), np.log(rows.var(1) + 1e-12) / 2, *quantiles], 1))
-    assert found.shape == (4, 6, 7)
+        logarithms = np.zeros((6, 1))
+        if tensor.ndim > 2:  # targets × (sources and taps)
+            logarithms = np.log(np.linalg.svd(tensor.flatten(2).numpy(), compute_uv=False))
+        spectrum = np.quantile(logarithms, QUANTILES, axis=1)
+        expected.append(np.stack([rows.mean(1), np.log(rows.var(1) + 1e-12) / 2, *quantiles, *spectrum], 1))
+    assert found.shape == (4, 6, STATISTICS)
     where = [int(np.abs(found.numpy() - one).max((1, 2)).argmin()) for one in expected]
     assert sorted(where) == [0, 1, 2, 3]
     for one, cell in zip(expected, where, strict=True):
-        np.testing.assert_allclose(found[cell], one, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(found[cell, :, :7], one[:, :7], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(found[cell, :, 7:], one[:, 7:], atol=1e-3)  # squares are known to 1e-6 of their sum
 
 
 def test_they_are_invariant_under_permutations_but_not_under_other_changes() -> None:
@@ -64,8 +69,11 @@ def test_standardised_over_training_and_zero_where_nothing_is_known() -> None:
     assert layer(training).abs().max() == 0, "not fitted"
     layer.fit([training])
     found = layer(training)
-    torch.testing.assert_close(found.mean(1), torch.zeros(4, 7, dtype=torch.float64), rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.std(1, correction=0), torch.ones(4, 7, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.mean(1), torch.zeros(4, STATISTICS, dtype=torch.float64), rtol=0, atol=1e-9)
+    spread = torch.ones(4, STATISTICS, dtype=torch.float64)
+    spread[found[:, :, 7:].eq(0).all((1, 2)), 7:] = 0  # biases have no spectrum
+    torch.testing.assert_close(found.std(1, correction=0), spread, rtol=1e-6, atol=1e-9)
+    assert spread.sum() == 2 * STATISTICS + 2 * 7, "two weights, two biases"
     constant = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS)).double()
     constant.fit([models({name: torch.ones_like(tensor) for name, tensor in stacked(5, 4).items()})])
     assert constant(training).abs().max() == 0, "what never varied tells nothing"
