@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metanets.batching import Models
 from metanets.expansion import Expansion, changed
+from metanets.rendered_update import RenderedUpdate
 from metanets.training.config import TrainingConfig
 from metanets.training.data import PopulationBlock
 from metanets.weight_task import (
@@ -34,6 +35,7 @@ from modelzoo.family import Paper
 
 Operator = Callable[[Tensor], Tensor]
 """Images `[M, H, W]` with values in [0, 1] to edited images of the same shape."""
+WIDENED = 4096  # training models that statistics are read off after expansion
 PAPER = Paper("Permutation Equivariant Neural Functionals", "Zhou et al.", 2023)
 
 
@@ -68,37 +70,52 @@ class Gallery:
 
 
 class EditingConfig(TaskConfig):
-    """Fields of the tasks that edit; `expansion` is the number of neurons that every hidden layer gains before the edit."""
+    """Fields of the tasks that edit.
+
+    Args:
+        expansion: neurons that every hidden layer gains before the edit.
+        rendered: whether updates of the new neurons are also read off the image that a model shows.
+    """
 
     expansion: int = Field(0, ge=0)
+    rendered: bool = True
 
 
 class Editor(nn.Module):
-    """Models to edited models: x ↦ w(x) + Δ(w(x)), with w the expansion, or the identity, and Δ a `WeightUpdate`."""
+    """Models to edited models: x ↦ w(x) + Δ(w(x)) + r(x), w an `Expansion`, Δ a `WeightUpdate`, r a `RenderedUpdate`.
 
-    def __init__(self, update: WeightUpdate, expansion: Expansion | None = None) -> None:
+    Without expansion it is x ↦ x + Δ(x).
+    """
+
+    def __init__(self, update: WeightUpdate, expansion: Expansion | None, rendered: RenderedUpdate | None) -> None:
         super().__init__()
-        self.update, self.expansion = update, expansion
+        self.update, self.expansion, self.rendered = update, expansion, rendered
 
     def forward(self, models: Models) -> Models:
         wide = models if self.expansion is None else self.expansion(models)
-        return changed(wide, self.update(wide))
+        change = self.update(wide)
+        if self.expansion is not None and self.rendered is not None:
+            change = change + self.expansion.spread(self.rendered(models))
+        return changed(wide, change)
 
 
-def build_editor(block: PopulationBlock, config: TrainingConfig, expansion: int) -> Editor:
+def build_editor(gallery: Gallery, config: TrainingConfig, expansion: int = 0, rendered: bool = True) -> Editor:
     """An untrained editor of a population."""
-    training = block.models(split_rows(block, "train"))
-    wider = Expansion(block, expansion, config.seed) if expansion else None
-    if wider is not None:
-        with torch.no_grad():
-            training = wider(training)
-    return Editor(WeightUpdate(build(config, training), [training]), wider)
+    block, rows = gallery.block, split_rows(gallery.block, "train")
+    if not expansion:
+        training = block.models(rows)
+        return Editor(WeightUpdate(build(config, training), [training]), None, None)
+    wider = Expansion(block, expansion, config.seed)
+    with torch.no_grad():
+        training = wider(block.models(rows[:WIDENED]))
+    seen = RenderedUpdate(gallery.grid.shape[1], wider.keys) if rendered else None
+    return Editor(WeightUpdate(build(config, training), [training]), wider, seen)
 
 
-def editing(block: PopulationBlock, config: TrainingConfig, expansion: int, operator: Operator) -> Experiment:
+def editing(block: PopulationBlock, config: TrainingConfig, operator: Operator, expansion: int, rendered: bool) -> Experiment:  # fmt: skip
     """The experiment of editing the images of a population by an operator; its network is an `Editor`."""
     gallery, test = Gallery.of(block), split_rows(block, "test")
-    editor = build_editor(block, config, expansion)
+    editor = build_editor(gallery, config, expansion, rendered)
     wanted = operator(gallery.images)
 
     def edited(rows: Tensor) -> Tensor:
@@ -126,4 +143,7 @@ def editing(block: PopulationBlock, config: TrainingConfig, expansion: int, oper
 def register_edit(name: str, operator: Operator, summary: str, file: str) -> WeightTask:
     """Register the task of editing images by an operator."""
     prepare = partial(editing, operator=operator)
-    return register(WeightTask(name, prepare, summary, "mse", False, PAPER, config=EditingConfig(expansion=0)), file)
+    return register(
+        WeightTask(name, prepare, summary, "mse", False, PAPER, config=EditingConfig(expansion=0, rendered=True)),
+        file,
+    )

@@ -48,7 +48,9 @@ class Expansion(nn.Module):
     """
 
     source: Tensor
+    key: Tensor
     scale: Tensor
+    received: Tensor
 
     def __init__(self, block: PopulationBlock, neurons: int, seed: int) -> None:
         super().__init__()
@@ -59,32 +61,23 @@ class Expansion(nn.Module):
         structure = graphs.graph_structure(group)
         self.topology = Topology.of_group(group, structure)
         origin = _origin(block.structure, structure)
-        weights, known = len(origin), origin >= 0
-        begin, end = self.topology.edge_index[:, :weights]
-        old = torch.zeros(self.topology.nodes, dtype=torch.bool)
-        old[begin[known]] = old[end[known]] = True
-        learned = ~known & ~old[end]
-        sizes = [record.edges for record in structure.records]
-        tensor = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        alike = torch.stack([structure.node[name].double() for name in ("node_kind", "node_depth", "node_position")], 1)
-        sender = torch.where(old, len(old) + torch.unique(alike, dim=0, return_inverse=True)[1], torch.arange(len(old)))
-        keys = torch.cat([torch.stack([tensor, end, sender[begin]], 1), structure.edge["edge_position"][:weights]], 1)
-        which = torch.unique(keys[learned], dim=0, return_inverse=True)[1]
-        count = int(which.max()) + 1
-        first = block.structure.num_edges  # rows of `forward`: the models' edges, what is learned, a zero, a one
-        source = torch.full((self.topology.edges,), first + count)
-        source[:weights][known] = origin[known]
-        source[:weights][learned] = first + which
-        source[weights:] += 1
+        key, old = _keys(structure, origin)
+        self.keys = int(key.max()) + 1
+        weights, new = len(origin), key >= 0
+        first = block.structure.num_edges  # rows of `forward`: the models' edges, the keys' weights, a one
+        source = torch.full((structure.num_edges,), first + self.keys)
+        source[:weights] = torch.where(new, first + key, origin)
         self.register_buffer("source", source)
+        self.register_buffer("key", key)
+        edge = torch.full((self.keys,), weights).scatter_reduce(
+            0, key[new], new.nonzero()[:, 0], "amin"
+        )  # a key's first
         initial = structure.values({name: p.detach() for name, p in self.template[0].state_dict().items()})[:weights]
-        size = torch.cat([part.square().mean().sqrt().expand(len(part)) for part in initial.split(sizes)])
-        chosen = torch.full((count,), weights).scatter_reduce(
-            0, which, learned.nonzero()[:, 0], "amin"
-        )  # first of a key
-        scale = torch.where(size > 0, size, 1)[chosen]  # steps of training are relative to it
-        self.register_buffer("scale", scale)
-        self.weights = nn.Parameter(initial[chosen] / scale)
+        parts = initial.split([record.edges for record in structure.records])
+        size = torch.cat([part.square().mean().sqrt().expand(len(part)) for part in parts])[edge]
+        self.register_buffer("scale", torch.where(size > 0, size, 1))  # steps of training are relative to it
+        self.register_buffer("received", (~old[structure.edge["edge_index"][1, edge]]).nonzero()[:, 0])
+        self.weights = nn.Parameter((initial[edge] / self.scale)[self.received])
         self._check(block, inputs)
 
     @torch.no_grad()
@@ -100,13 +93,21 @@ class Expansion(nn.Module):
 
     def forward(self, models: Models) -> Models:
         values, function = models.values, models.function
-        own = (self.scale * self.weights).to(values.dtype)[:, None].expand(-1, len(models))
-        rows = torch.cat([values, own, torch.zeros_like(values[:1]), torch.ones_like(values[:1])])[self.source]
+        new = torch.zeros_like(self.scale).index_copy(0, self.received, self.weights) * self.scale
+        own = new.to(values.dtype)[:, None].expand(-1, len(models))
+        rows = torch.cat([values, own, torch.ones_like(values[:1])])[self.source]
         wide = Models(self.topology, rows)
         if function is None:
             return wide
         held = ModelFunction(self.template[0], function.tensors, function.shape)
         return changed(replace(wide, function=held))
+
+    def spread(self, coefficients: Tensor) -> Tensor:
+        """A change of the weights `[E, M]` from numbers `[M, keys]` in units of the initial weights; none of the old ones."""
+        zero = torch.zeros_like(coefficients[:, :1])
+        rows = torch.cat([coefficients * self.scale, zero], 1).T  # a key of −1 is the last row
+        rest = len(self.source) - len(self.key)
+        return torch.cat([rows[self.key], rows[-1:].expand(rest, -1)])
 
 
 def changed(models: Models, change: Tensor | float = 0.0) -> Models:
@@ -126,3 +127,24 @@ def _origin(narrow: GraphStructure, wide: GraphStructure) -> Tensor:
         for name, tensor in numbered.items()
     }  # fmt: skip
     return wide.values(padded)[: sum(record.edges for record in wide.records)].long() - 1
+
+
+def _keys(wide: GraphStructure, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """What must be equal among new weights, so that they do not change where old neurons are permuted.
+
+    Returns:
+        A number for every entry of the wide tensors, −1 for old ones: that of its tensor, its place in a kernel and its two
+        ends, all old neurons of a layer being one; and which nodes are old, those that an old entry joins.
+    """
+    begin, end = wide.edge["edge_index"][:, : len(origin)]
+    old = torch.zeros(wide.num_nodes, dtype=torch.bool)
+    old[begin[origin >= 0]] = old[end[origin >= 0]] = True
+    alike = torch.stack([wide.node[name].double() for name in ("node_kind", "node_depth", "node_position")], 1)
+    layer = torch.unique(alike, dim=0, return_inverse=True)[1]
+    node = torch.where(old, wide.num_nodes + layer, torch.arange(wide.num_nodes))
+    sizes = torch.tensor([record.edges for record in wide.records])
+    tensor = torch.arange(len(sizes)).repeat_interleave(sizes)
+    found = torch.stack([tensor, node[end], node[begin], *wide.edge["edge_position"][: len(origin)].T], 1)
+    key = torch.full_like(origin, -1)
+    key[origin < 0] = torch.unique(found[origin < 0], dim=0, return_inverse=True)[1]
+    return key, old

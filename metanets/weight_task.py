@@ -5,6 +5,7 @@ A weight task is one file under `metanets/weight_tasks/` with one registration; 
 what is measured on the test split. How it is trained and kept is the same for all of them: `metanets.weight_board`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -83,10 +84,15 @@ class WeightTask:
     config: TaskConfig = field(default_factory=TaskConfig)
 
     @property
+    def fields(self) -> list[str]:
+        """Its fields as they are written, `key=value`."""
+        return [f"{key}={json.dumps(value)}" for key, value in self.config.model_dump().items()]
+
+    @property
     def text(self) -> str:
         """Its name and the fields that are not as by default: `dilate,expansion=32`."""
-        values, plain = self.config.model_dump(), type(self.config)().model_dump()
-        return ",".join([self.name, *(f"{key}={value}" for key, value in values.items() if value != plain[key])])
+        plain = replace(self, config=type(self.config)()).fields
+        return ",".join([self.name, *(each for each in self.fields if each not in plain)])
 
     def configure(self, fields: Mapping[str, Any]) -> "WeightTask":
         """The task with these fields; raises `UserError` for an unknown one or a value that does not fit."""

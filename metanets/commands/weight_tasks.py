@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
         from metanets.weight_task import weight_tasks as registered
 
         rows = [
-            {"task": each.name, "metric": each.metric, "better": "higher" if each.higher_is_better else "lower", "fields": ",".join(f"{key}={value}" for key, value in each.config), "summary": each.summary}
+            {"task": each.name, "metric": each.metric, "better": "higher" if each.higher_is_better else "lower", "fields": ",".join(each.fields), "summary": each.summary}
             for each in registered().values()
         ]  # fmt: skip
         print_table(rows, "tasks on weights", json)

@@ -82,7 +82,7 @@ def test_the_command_lists_measures_and_refuses(
     assert code == 0
     fields = {row["task"]: row["fields"] for row in json.loads(out)}
     assert set(fields) == set(weight_tasks())
-    assert (fields["dilate"], fields["lineage"]) == ("expansion=0", "")
+    assert (fields["dilate"], fields["lineage"]) == ("expansion=0,rendered=true", "")
     zoo, flat = gallery.block.population.zoo.path, ("--metanet", "flat_mlp", "--out", tmp_path)
     command = ("weight-task", "contrast", zoo, "digits", *flat, "--epochs", 1)
     code, out, error = metazoo(*command, "--json")
