@@ -100,6 +100,19 @@ class Coordinates:
                 lift[home.start + offset, segment.start + offset] = 1
         return canonical(self.segments, csr_array(lift.tocsr() @ csc_array(other.raw)[:, columns]))
 
+    def extended(self, uniform: "Coordinates") -> "Coordinates":
+        """With the generators of a walk over the same program that scales all entries of a tensor alike behind its own."""
+        home = {(segment.tensor, segment.additive): segment for segment in self.segments if segment.first}
+        own = [home[segment.tensor, segment.additive] for segment in uniform.segments]
+        rows = np.concatenate([np.empty(0, np.int32), *(np.arange(s.start, s.stop, dtype=np.int32) for s in own)])
+        columns = np.repeat([s.start for s in uniform.segments], [s.stop - s.start for s in own])
+        lift = coo_array((np.ones(len(rows)), (rows, columns)), (self.raw.shape[0], uniform.raw.shape[0]))
+        lifted = csr_array(lift.tocsr() @ uniform.raw)
+        return Coordinates(
+            self.segments, csr_array(hstack([self.raw, lifted])),
+            csc_array(hstack([self.matrix, canonical(self.segments, lifted)])),
+        )  # fmt: skip
+
     def places(self, tensor: str, dim: int) -> NDArray[np.int64] | None:
         """The coordinates of every index of one dimension, `[index, repeats]`; None for a name that is tied to another."""
         for segment in self.segments:

@@ -20,6 +20,7 @@ from graphs.scalings.linear import LinearFactor
 from graphs.scalings.shifts import BIAS, PICKS, SUMS, Shifts
 
 DEPTHS = (0, 1, 2, 4, 1_000_000)  # operators before the way of a shift to evaluate: as few as give the right one
+AVERAGES = MOVES | {"aten.mean", "aten.sum"}  # over positions: what every position lacks their mean lacks, too
 SWALLOWED = 1e-9  # of the values: a smaller change is rounding
 Schedules = list[
     list[tuple[Op, bool]]
@@ -386,7 +387,7 @@ def _gains(shifts: Shifts, leaf: Leaf) -> list[str]:
         if op.name not in ("aten.mm", "aten.addmm") or op.arguments[-1] != Reference(leaf.value):
             continue
         source = op.arguments[-2].value
-        while (producer := program.values[source].producer) is not None and program.ops[producer].name in MOVES:
+        while (producer := program.values[source].producer) is not None and program.ops[producer].name in AVERAGES:
             source = program.ops[producer].inputs[0]
         norm = None if producer is None else program.ops[producer]
         if norm is None or norm.name != "aten.native_layer_norm" or not isinstance(norm.arguments[2], Reference):

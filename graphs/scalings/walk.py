@@ -52,6 +52,8 @@ class ScaleWalk:
         program: what to walk.
         kind: which question to ask.
         free_signs: indices of operators whose output may take any sign (a sine that is shifted by half a period).
+        uniform: whether all entries of a tensor are scaled alike. Indices of two dimensions that meet may not lend each
+            other a constant otherwise: what the channels gain as a whole the positions may lose.
 
     `scales` and `parameters` hold the terms of every value and of every named tensor, `contracted` the terms that were
     summed over, `additive` those of parameters that are exponentiated and so carry their scale as a summand, `offsets`
@@ -67,6 +69,7 @@ class ScaleWalk:
     additive: dict[str, Terms] = field(default_factory=dict)
     offsets: dict[str, float] = field(default_factory=dict)
     free_signs: Mapping[int, bool] = field(default_factory=dict)
+    uniform: bool = False
     joint: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ class ScaleWalk:
         shape = self.program.values[value].shape
         if self.kind == "phase" and not self.program.values[value].dtype.is_complex:
             return []
+        if self.uniform:
+            return [self.system.fresh((1,) * len(shape))]
         wide = [d for d, size in enumerate(shape) if size > 1]
         if self.mixes:
             subsets: list[tuple[int, ...]] = [(d,) for d in wide]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelzoo.families.feedforward.mlp_mixer import MixerBlock
+
 
 def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU, bias: bool = True) -> nn.Sequential:
     """A fully connected network."""
@@ -34,6 +36,11 @@ def residual_mlp(width: int = 6, hidden: int = 5, blocks: int = 2, ends: tuple[i
         *(Sum(mlp(width, hidden, width)) for _ in range(blocks)),
         nn.Linear(width, ends[1]),
     )
+
+
+def mixer() -> nn.Sequential:
+    """One layer that mixes two tokens and then three channels, between linear maps."""
+    return nn.Sequential(nn.Linear(4, 3), MixerBlock(2, 3, 3, 3), nn.LayerNorm(3), nn.Linear(3, 4))
 
 
 class Dense(nn.Module):

@@ -75,7 +75,8 @@ FAMILY = register(
         symmetry=(
             "S_width of the residual stream, where each norm's gain leaves one scale and sign per channel; S_hidden in "
             "every feed-forward layer, without scales; S_heads, and in every head GL(d) between queries and keys and "
-            "GL(d) between values and outputs; biases before a norm or after another bias shift"
+            "GL(d) between values and outputs; biases before a norm or after another bias shift. Turns of the stream "
+            "that keep its mean, undone behind the gains, are a symmetry besides, which no factor here describes"
         ),
         recipe=Recipe(steps=500, learning_rate=3e-3),
         tiny={"patch": 4, "width": 8, "heads": 2, "hidden": 12, "layers": 1},

@@ -89,7 +89,8 @@ FAMILY = register(
         symmetry=(
             "S_width of the residual stream, S_token_hidden and S_hidden in every layer, without scales; the gain of a "
             "norm before a linear layer across channels leaves one scale and sign per channel, that of a norm before "
-            "token mixing none, since all channels share V_1; biases before a norm or after another bias shift"
+            "token mixing one of each in all, since all channels share V_1; one sign of the whole stream; biases before "
+            "a norm or after another bias shift"
         ),
         recipe=Recipe(steps=500, learning_rate=3e-3),
         tiny={"patch": 4, "width": 8, "token_hidden": 6, "hidden": 12, "layers": 1},

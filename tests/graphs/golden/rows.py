@@ -10,6 +10,8 @@ it acts on. What to look for, by subject:
   the two biases of a gate are one (but not of the GRU's new gate, where the reset gate stands between them);
 * in grouped-query attention every key/value head has one GL for queries and keys, one for values and outputs, which act
   on all query heads of the group;
+* a mixer's first gain is shared by all hidden tokens: one scale and one sign for all its channels, and one sign of the
+  whole stream, which every gain takes back;
 * a SIREN carries whole periods of its biases, Z a unit; a bilinear layer two scales and two signs a unit, and the swap.
 """
 
@@ -282,6 +284,29 @@ ROWS = {
         R+^10 b[0] c[1] gamma[0]
         S_5 b[0] c[1] gamma[0] nu[0] theta[0]
         U(1)^5 b[0] c[1]
+    """),
+    "mixer": Row(
+        30, 88, make=a.mixer, inputs=real(2, 2, 4), table="""
+        R+ 1.token_mixing.0.weight[0] 1.token_norm.bias[0] 1.token_norm.weight[0]
+        R+^3 1.channel_mixing.0.weight[1] 1.channel_norm.bias[0] 1.channel_norm.weight[0]
+        R+^3 2.bias[0] 2.weight[0] 3.weight[1]
+        S_3 0.bias[0] 0.weight[0] 1.channel_mixing.0.weight[1] 1.channel_mixing.2.bias[0] 1.channel_mixing.2.weight[0] \\
+            1.channel_norm.bias[0] 1.channel_norm.weight[0] 1.token_norm.bias[0] 1.token_norm.weight[0] 2.bias[0] \\
+            2.weight[0] 3.weight[1]
+        S_3 1.channel_mixing.0.bias[0] 1.channel_mixing.0.weight[0] 1.channel_mixing.2.weight[1]
+        S_3 1.token_mixing.0.bias[0] 1.token_mixing.0.weight[0] 1.token_mixing.2.weight[1]
+        Z2^8 0.bias[0] 0.weight[0] 1.channel_mixing.0.weight[1] 1.channel_mixing.2.bias[0] 1.channel_mixing.2.weight[0] \\
+            1.channel_norm.bias[0] 1.channel_norm.weight[0] 1.token_mixing.0.weight[0] 1.token_mixing.2.weight[0] \\
+            1.token_norm.bias[0] 1.token_norm.weight[0] 2.bias[0] 2.weight[0] 3.weight[1]
+        translation 0.bias[0] 1.channel_mixing.2.bias[0]
+        translation 1.channel_mixing.2.bias[0]
+        translation 1.token_mixing.0.bias[0] 1.token_norm.bias[0]
+        translation^3 1.channel_mixing.0.bias[0] 1.channel_mixing.0.weight[0, 1]
+        translation^3 1.channel_mixing.0.bias[0] 1.channel_norm.bias[0]
+        translation^3 1.channel_mixing.2.weight[0, 1]
+        translation^3 2.bias[0] 3.bias[0]
+        translation^4 0.weight[0, 1]
+        translation^4 3.bias[0] 3.weight[0, 1]
     """),
     "low rank": Row(
         9, 27, like="low rank", table="""
