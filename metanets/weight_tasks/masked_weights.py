@@ -1,7 +1,8 @@
 """Hidden weights from the others: x̂_e = μ_c + σ_c y_e(x with the hidden ones at μ), c the kind and depth of weight e.
 
 μ_c and σ_c are mean and standard deviation of the training models' weights, y a metanet's outputs of edges. Loss and measure are
-squared errors relative to σ²_c, of hidden weights alone. BERT (Devlin et al., 2019) does so with words; here it is a pretraining:
+squared errors relative to σ²_c, of hidden weights alone. Single weights are hidden: of whole kernels, and of all weights that enter a
+neuron, far less can be known. BERT (Devlin et al., 2019) does so with words; here it is a pretraining:
 `metazoo train --start-from` takes the metanet over.
 """
 

@@ -120,6 +120,11 @@ def test_memory_of_a_step_grows_with_the_models_in_it(metanet_zoo: Path, tmp_pat
     assert small.milliseconds > 0
     held = data.blocks[0].values.shape[0] * 32 * torch.finfo(torch.float32).bits / 8 / 2**20
     assert large.megabytes > held  # a step keeps more than one copy of the weights
+    predictor, seen = predictor_of(done), []
+    predictor.metanet.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    for precision in ("32", "bf16-mixed"):
+        step_cost(predictor, data.collate([0, 1]), precision)
+    assert seen == [False] * (len(seen) // 2) + [True] * (len(seen) // 2), "a step is measured as it is trained"
 
 
 def test_the_command_prints_tables_csv_and_json(folder: Path, metanet_zoo: Path, metazoo: Metazoo) -> None:
