@@ -47,20 +47,19 @@ def test_all_but_the_head_is_taken_over(masked: Path, metanet_zoo: Path, tmp_pat
     before = {n.removeprefix("metanet."): t for n, t in load_file(masked / "weights.safetensors").items() if n.startswith("metanet.")}  # fmt: skip
     fresh = started(metanet_zoo, tmp_path / "fresh")
     taken = started(metanet_zoo, tmp_path / "taken", start_from=str(masked))
-    again = started(metanet_zoo, tmp_path / "again", start_from=str(taken.path), seed=8)
-    own, new, third = weights(fresh), weights(taken), weights(again)
-    assert own.keys() == new.keys() == before.keys()
-    for name, tensor in before.items():
-        if "head" in name.split("."):
-            continue
+    third = metanet("graph_metanet").build(metanet("graph_metanet").configure(taken.record.config), seed=8)
+    count = Start.read(taken.path, "graph_metanet").take(third)
+    own, new, again = weights(fresh), weights(taken), third.state_dict()
+    assert own.keys() == new.keys() == again.keys() == before.keys()
+    shared = {name: tensor for name, tensor in before.items() if "head" not in name.split(".")}
+    for name, tensor in shared.items():
         assert torch.equal(new[name], tensor), name
-        assert torch.equal(third[name], tensor), name
-    head = next(name for name, tensor in before.items() if "head" in name.split(".") and tensor.ndim > 1)
+        assert torch.equal(again[name], tensor), name
+    head = next(name for name, tensor in before.items() if name not in shared and tensor.ndim > 1)
     assert torch.equal(new[head], own[head]), "that of its seed"
-    assert len({float(found[head].sum()) for found in (before, new, third)}) == 3
+    assert len({float(found[head].sum()) for found in (before, new, again)}) == 3
     assert not torch.equal(own["encoder.kind.weight"], before["encoder.kind.weight"])
-    shared = [name for name in before if "head" not in name.split(".")]
-    assert taken.record.taken_over == again.record.taken_over == len(shared)
+    assert taken.record.taken_over == count == len(shared)
     assert taken.record.training["start_from"] == str(masked)
     assert (fresh.record.taken_over, fresh.record.training["start_from"]) == (None, None)
     with pytest.raises(UserError, match="holds a run with start_from"):
@@ -119,11 +118,10 @@ def test_contenders_of_a_leaderboard_start_from_it_too(
         raise UserError("enough")
 
     monkeypatch.setattr(leaderboard, "train", told)
-    for each in (text, "graph_metanet,probes=0"):
-        with pytest.raises(UserError, match="enough"):
-            leaderboard.run(metanet_zoo, ["mlp"], tmp_path / "board", ["test_accuracy"], [each], 1, {"models": 8})
-    assert [config.start_from for config in configs] == [str(masked), None]
-    assert [(config.models, config.fields) for config in configs] == [(8, {"probes": 0})] * 2
+    with pytest.raises(UserError, match="enough"):
+        leaderboard.run(metanet_zoo, ["mlp"], tmp_path / "board", ["test_accuracy"], [text], 1, {"models": 8})
+    assert [(c.start_from, c.models, c.fields) for c in configs] == [(str(masked), 8, {"probes": 0})]
+    assert Contender.read("graph_metanet,probes=0").start_from is None
     for wrong, said in ((f"nfn@{masked}", "holds a graph_metanet"), (f"function_probes@{masked}", "starts from nothing")):  # fmt: skip
         with pytest.raises(UserError, match=said):
             leaderboard.run(metanet_zoo, ["mlp"], tmp_path / "no", ["test_accuracy"], [wrong], 1)
