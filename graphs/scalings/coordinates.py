@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, csr_array, hstack, vstack
+from scipy.sparse import coo_array, csc_array, csr_array, diags_array, hstack, vstack
 
 from graphs.program import Program
 from graphs.scalings.elimination import independent_columns
 from graphs.scalings.walk import ScaleWalk
+
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,21 @@ class Coordinates:
                 lift[home.start + offset, segment.start + offset] = 1
         return canonical(self.segments, csr_array(lift.tocsr() @ csc_array(other.raw)[:, columns]))
 
-    def extended(self, uniform: "Coordinates") -> "Coordinates":
-        """With the generators of a walk over the same program that scales all entries of a tensor alike behind its own."""
+    def extended(self, uniform: "Coordinates", modulus: int = 0) -> "Coordinates":
+        """With what generators of a walk over the same program that scales all entries of a tensor alike may add."""
         home = {(segment.tensor, segment.additive): segment for segment in self.segments if segment.first}
         own = [home[segment.tensor, segment.additive] for segment in uniform.segments]
         rows = np.concatenate([np.empty(0, np.int32), *(np.arange(s.start, s.stop, dtype=np.int32) for s in own)])
         columns = np.repeat([s.start for s in uniform.segments], [s.stop - s.start for s in own])
         lift = coo_array((np.ones(len(rows)), (rows, columns)), (self.raw.shape[0], uniform.raw.shape[0]))
-        lifted = csr_array(lift.tocsr() @ uniform.raw)
+        raw = csc_array(lift.tocsr() @ uniform.raw)
+        lifted = canonical(self.segments, csr_array(raw))
+        new = _unexplained(self.matrix, lifted, modulus)
+        if not len(new):
+            return self
         return Coordinates(
-            self.segments, csr_array(hstack([self.raw, lifted])),
-            csc_array(hstack([self.matrix, canonical(self.segments, lifted)])),
-        )  # fmt: skip
+            self.segments, csr_array(hstack([self.raw, raw[:, new]])), csc_array(hstack([self.matrix, lifted[:, new]]))
+        )
 
     def places(self, tensor: str, dim: int) -> NDArray[np.int64] | None:
         """The coordinates of every index of one dimension, `[index, repeats]`; None for a name that is tied to another."""
@@ -138,6 +143,29 @@ def canonical(segments: Sequence[Segment], matrix: csr_array) -> csc_array:
             block = csr_array(block - _repeated(head, size))
         parts.append(block)
     return csc_array(vstack(parts)) if parts else csc_array(matrix)
+
+
+def _unexplained(known: csc_array, candidates: csc_array, modulus: int) -> NDArray[np.int64]:
+    """Candidate columns that may not be sums of known ones: a known column takes off what it alone can explain."""
+    left, rest = np.arange(known.shape[1]), csr_array(candidates)
+    while len(left):
+        table = csr_array(known[:, left])
+        single = np.flatnonzero(np.diff(table.indptr) == 1)
+        own, first = np.unique(table.indices[table.indptr[single]], return_index=True)
+        if not len(own):
+            break
+        row = single[first]
+        share = csr_array(diags_array(1 / table.data[table.indptr[row]]) @ rest[row])
+        rest = _reduced(rest - csr_array(table[:, own]) @ share, modulus)
+        left = np.delete(left, own)
+    return np.unique(rest.indices).astype(np.int64)
+
+
+def _reduced(matrix: csr_array, modulus: int) -> csr_array:
+    """Without entries that are rounding, or zero modulo `modulus`."""
+    matrix.data = matrix.data % modulus if modulus else np.where(abs(matrix.data) > ROUNDING, matrix.data, 0)
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _repeated(row: csr_array, times: int) -> csr_array:

@@ -250,12 +250,10 @@ def _padded(matrix: csr_array) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 def linear_and_diagonal(context: Context) -> list[Factor]:
     """Linear factors, and what scales, phases and signs there are besides their diagonals."""
     linear = linear_factors(context)
-    scale, sign = (
-        Coordinates.of(ScaleWalk(context.program, question).run()).extended(
-            Coordinates.of(ScaleWalk(context.program, question, uniform=True).run())
-        )
-        for question in ("positive", "sign")
-    )
+    scale = Coordinates.of(ScaleWalk(context.program, "positive").run())
+    scale = scale.extended(Coordinates.of(ScaleWalk(context.program, "positive", uniform=True).run()))
+    sign = Coordinates.of(ScaleWalk(context.program, "sign").run())
+    sign = sign.extended(Coordinates.of(ScaleWalk(context.program, "sign", uniform=True).run()), 2)
     phases: list[Factor] = []
     half_turns = csc_array((sign.matrix.shape[0], 0))
     if any(value.dtype.is_complex for value in context.program.values):
