@@ -36,6 +36,7 @@ from modelzoo.family import Paper
 Operator = Callable[[Tensor], Tensor]
 """Images `[M, H, W]` with values in [0, 1] to edited images of the same shape."""
 WIDENED = 4096  # training models that statistics are read off after expansion
+FEW = 16  # training models that an untrained update is measured on
 PAPER = Paper("Permutation Equivariant Neural Functionals", "Zhou et al.", 2023)
 
 
@@ -102,14 +103,15 @@ class Editor(nn.Module):
 def build_editor(gallery: Gallery, config: TrainingConfig, expansion: int = 0, rendered: bool = True) -> Editor:
     """An untrained editor of a population."""
     block, rows = gallery.block, split_rows(gallery.block, "train")
-    if not expansion:
-        training = block.models(rows)
-        return Editor(WeightUpdate(build(config, training), [training]), None, None)
-    wider = Expansion(block, expansion, config.seed)
-    with torch.no_grad():
-        training = wider(block.models(rows[:WIDENED]))
-    seen = RenderedUpdate(gallery.grid.shape[1], wider.keys) if rendered else None
-    return Editor(WeightUpdate(build(config, training), [training]), wider, seen)
+    wider = Expansion(block, expansion, config.seed) if expansion else None
+    training, few = block.models(rows), block.models(rows[:FEW])
+    if wider is not None:
+        with torch.no_grad():
+            training, few = wider(block.models(rows[:WIDENED])), wider(few)
+    update = WeightUpdate(build(config, training), [training])
+    update.calibrate(few)
+    seen = RenderedUpdate(gallery.grid.shape[1], wider.keys) if wider is not None and rendered else None
+    return Editor(update, wider, seen)
 
 
 def editing(block: PopulationBlock, config: TrainingConfig, operator: Operator, expansion: int, rendered: bool) -> Experiment:  # fmt: skip

@@ -13,10 +13,10 @@ SMALL = 1e-2  # of an untrained update, relative to the weights
 
 
 class WeightUpdate(nn.Module):
-    """Additive updates of weights: Δ_e = f_c s_c y_e, with y the metanet's outputs of edges.
+    """Additive updates of weights: Δ_e = f_c s_c y_e / u, with y the metanet's outputs of edges.
 
     s_c is the root mean square of the training models' weights of a kind at a depth, f_c a learned factor, small at
-    first. Permutation Equivariant Neural Functionals (Zhou et al., 2023) scales updates of whole tensors so.
+    first, and u is 1 until `calibrate` sets it. Permutation Equivariant Neural Functionals (Zhou et al., 2023) scales updates of whole tensors so.
 
     Args:
         metanet: a network with outputs of edges.
@@ -30,12 +30,20 @@ class WeightUpdate(nn.Module):
         UserError: the metanet has no outputs of edges.
     """
 
+    unit: Tensor
+
     def __init__(self, metanet: MetanetModule, training: Sequence[Models], factor: float = SMALL) -> None:
         super().__init__()
         self.metanet, self.head = metanet, metanet.edge_head()
         self.statistics = ValueStatistics(len(EDGE_KINDS))
         self.statistics.fit(training)
         self.factor = nn.Parameter(torch.full_like(self.statistics.size, factor))
+        self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    @torch.no_grad()
+    def calibrate(self, few: Models) -> None:
+        """Set u to the size of y on some models where that is above 1, so that an untrained update is small."""
+        self.unit = self.outputs(few).square().mean().sqrt().clamp_min(1)
 
     def outputs(self, models: Models) -> Tensor:
         """y, `[E, M]`."""
@@ -47,4 +55,4 @@ class WeightUpdate(nn.Module):
 
     def forward(self, models: Models) -> Tensor:
         size = self.statistics.size[models.topology.edge_kind, models.topology.edge_depth_bin]
-        return self.factors(models.topology) * size[:, None] * self.outputs(models)
+        return self.factors(models.topology) * size[:, None] * (self.outputs(models) / self.unit)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanets.editing import Editor, Gallery
+from metanets.editing import Editor, Gallery, build_editor
 from metanets.training import TrainingConfig
 from metanets.weight_task import read_block, split_rows, weight_task, weight_tasks
 from metanets.weight_tasks.contrast import contrast
 from metanets.weight_tasks.dilate import dilate
 from metanets.weight_tasks.rotate import rotate
 from metanets.weight_training import train_experiment
+from metanets.weight_update import SMALL
 from modelzoo.errors import UserError
 from modelzoo.store import Zoo
 from modelzoo.training import PopulationConfig, populate
@@ -51,6 +52,18 @@ def test_models_render_the_images_they_were_trained_on(gallery: Gallery) -> None
     assert mse(shown, gallery.images.roll(1, 0)) > 5e-2
     first = gallery.block.population.module(0)(gallery.grid).view(8, 8)
     torch.testing.assert_close(shown[0], first, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("metanet", ["dwsnet", "nfn"])
+def test_an_untrained_edit_is_small(gallery: Gallery, metanet: str) -> None:
+    """The control: without the unit the same update is many times larger than SMALL of the weights."""
+    update = build_editor(gallery, TrainingConfig.read(metanet=metanet)).update.eval()
+    models = gallery.block.models(torch.arange(64))
+    size = float(models.values.square().mean().sqrt())
+    assert float(update(models).square().mean().sqrt()) < 2 * SMALL * size
+    update.unit = torch.ones(())
+    assert float(update(models).square().mean().sqrt()) > 2 * SMALL * size
 
 
 @torch.no_grad()
