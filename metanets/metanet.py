@@ -39,7 +39,10 @@ class MetanetConfig(BaseModel):
 
 
 class MetanetModule(nn.Module, ABC):
-    """A network whose inputs are models; subclasses define `embed` and, if they normalise, `calibrate`."""
+    """A network whose inputs are models; subclasses define `embed` and, if they normalise, `calibrate`.
+
+    What makes outputs of embeddings is a part named `head`: a training that starts from another one has a new one.
+    """
 
     @abstractmethod
     def embed(self, models: Models) -> Prediction:
