@@ -1,7 +1,7 @@
 """Draws docs/images/learning_curves.svg: validation accuracy by epoch of metanets that read SIRENs of MNIST.
 
-    metazoo leaderboard zoo siren-mnist-inr …          # as in docs/metanets.md
-    python docs/draw_learning_curves.py runs/leaderboard-siren-mnist-inr
+metazoo leaderboard zoo siren-mnist-inr …          # as in docs/metanets.md
+python docs/draw_learning_curves.py runs/leaderboard-siren-mnist-inr
 """
 
 import sys
