@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graphs.factors import Factor, PermutationFactor, Slot, Tensors
 from graphs.finders import Context, finder
+from graphs.program import Program
 from graphs.scalings.coordinates import Coordinates, Segment, canonical, first_names, independent, settled
 from graphs.scalings.elimination import independent_columns
 from graphs.scalings.linear import Cell, LinearFactor, linear_factors
@@ -246,14 +247,18 @@ def _padded(matrix: csr_array) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return index, value
 
 
+def _with_uniform(program: Program, question: Diagonal, modulus: int = 0) -> Coordinates:
+    """The coordinates of a walk, with what scaling whole tensors alike adds to it."""
+    found = Coordinates.of(ScaleWalk(program, question).run())
+    return found.extended(Coordinates.of(ScaleWalk(program, question, uniform=True).run()), modulus)
+
+
 @finder(10)
 def linear_and_diagonal(context: Context) -> list[Factor]:
     """Linear factors, and what scales, phases and signs there are besides their diagonals."""
     linear = linear_factors(context)
-    scale = Coordinates.of(ScaleWalk(context.program, "positive").run())
-    scale = scale.extended(Coordinates.of(ScaleWalk(context.program, "positive", uniform=True).run()))
-    sign = Coordinates.of(ScaleWalk(context.program, "sign").run())
-    sign = sign.extended(Coordinates.of(ScaleWalk(context.program, "sign", uniform=True).run()), 2)
+    scale = _with_uniform(context.program, "positive")
+    sign = _with_uniform(context.program, "sign", 2)
     phases: list[Factor] = []
     half_turns = csc_array((sign.matrix.shape[0], 0))
     if any(value.dtype.is_complex for value in context.program.values):

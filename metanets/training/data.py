@@ -31,8 +31,8 @@ from metanets.training.reading import (
 )
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.store import Population, Zoo
+from modelzoo.training.config import SPLITS
 
-SPLITS = ("train", "validation", "test")
 UNUSED = "unused"  # training models that are left out
 TOGETHER = 64  # models that baselines read at once
 FEWEST_SAMPLED = 64  # models that statistics are read off

@@ -13,13 +13,12 @@ from graphs import EDGE_KINDS
 from metanets.batching import Models, Topology
 from metanets.metanet import MetanetModule, ValueStatistics
 from metanets.training.config import TrainingConfig
-from metanets.training.data import PopulationBlock
+from metanets.training.data import TOGETHER, PopulationBlock
 from metanets.weight_task import Experiment, Metrics, WeightTask, build, items_of, register, split_rows
 from modelzoo.family import Paper
 
 SHARE = 0.25  # of the weights that are hidden
 PENALTY = 1e-3  # of the ridge, relative to the spread of a feature
-TOGETHER = 64  # models whose features are computed at once
 
 
 class Masked(nn.Module):
@@ -121,7 +120,8 @@ def explained(predicted: Tensor, standard: Tensor, hidden: Tensor) -> Metrics:
 def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
     """Explained variance of hidden weights on the test split: a metanet, the mean of the position, a ridge regression."""
     train, test = split_rows(block, "train"), split_rows(block, "test")
-    network = Masked(build(config, Models(block.topology, block.values[:, train])), Models(block.topology, block.values[:, train]))  # fmt: skip
+    training = Models(block.topology, block.values[:, train])
+    network = Masked(build(config, training), training)
     chance = torch.Generator().manual_seed(config.seed)
     unseen, hidden = block.values[:, test], hide(block.values[:, test].shape, chance)
 
@@ -136,7 +136,7 @@ def prepare(block: PopulationBlock, config: TrainingConfig) -> Experiment:
         return explained(torch.cat(found, 1), network.standard(unseen), hidden)
 
     def baselines() -> dict[str, Metrics]:
-        known = network.standard(block.values[:, train])
+        known = network.standard(training.values)
         ridge = Ridge(block.topology, known, hide(known.shape, chance))
         standard = network.standard(unseen)
         return {
