@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_check
 
 import pandas as pd
 import plotly.graph_objects as go
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
 from modelzoo.registry import Registry
 
 if TYPE_CHECKING:
@@ -93,17 +93,7 @@ class Analysis:
 
     def configure(self, fields: Mapping[str, Any]) -> Options:
         """The options with these fields; raises `UserError` for an unknown key or a value that does not fit."""
-        for key in fields:
-            if key not in self.options.model_fields:
-                raise UnknownNameError(f"option of {self.name}", key, self.options.model_fields)
-        try:
-            return self.options(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "options"
-            raise UserError(
-                f"option {where!r} of analysis {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
-            ) from None
+        return configured(self.options, fields, "option", ("analysis", self.name))
 
     def run(self, subject: Any = None, fields: Mapping[str, Any] | None = None) -> Result:
         """The result for a subject (None for an analysis of nothing); raises `TypeError` if it breaks the contract."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from metanets.batching import DEPTH_BINS, Models, groups
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
+from modelzoo.errors import UserError
 from modelzoo.family import Paper
 from modelzoo.registry import Registry
 
@@ -153,17 +154,7 @@ class Metanet:
 
     def configure(self, fields: Mapping[str, Any]) -> MetanetConfig:
         """The config with these fields; raises `UserError` for an unknown key or a value that does not fit."""
-        for key in fields:
-            if key not in self.config.model_fields:
-                raise UnknownNameError(f"config key of {self.name}", key, self.config.model_fields)
-        try:
-            return self.config(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "config"
-            raise UserError(
-                f"config key {where!r} of metanet {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
-            ) from None
+        return configured(self.config, fields, "config key", ("metanet", self.name))
 
     def build(self, config: MetanetConfig, seed: int) -> MetanetModule:
         """A freshly initialised network; torch's generator is left alone."""

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from metanets.batching import Models
 from metanets.metanet import MetanetModule, metanet
 from metanets.training.config import TrainingConfig
 from metanets.training.data import FEWEST, PopulationBlock
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
+from modelzoo.errors import UserError
 from modelzoo.family import Paper
 from modelzoo.key_values import read_key_values
 from modelzoo.registry import Registry
@@ -96,17 +97,9 @@ class WeightTask:
 
     def configure(self, fields: Mapping[str, Any]) -> "WeightTask":
         """The task with these fields; raises `UserError` for an unknown one or a value that does not fit."""
-        known = type(self.config).model_fields
-        for key in fields:
-            if not known:
-                raise UserError(f"weight task {self.name!r} has no fields, got {key!r}; leave it out.", 2)
-            if key not in known:
-                raise UnknownNameError(f"field of weight task {self.name}", key, known)
-        try:
-            return replace(self, config=type(self.config)(**fields))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(f"field {'.'.join(map(str, first['loc']))!r} of weight task {self.name!r}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None  # fmt: skip
+        if fields and not type(self.config).model_fields:
+            raise UserError(f"weight task {self.name!r} has no fields, got {next(iter(fields))!r}; leave it out.", 2)
+        return replace(self, config=configured(type(self.config), fields, "field", ("weight task", self.name)))
 
     def experiment(self, block: PopulationBlock, config: TrainingConfig) -> Experiment:
         """What `prepare` makes, initialised by the config's seed; torch's generator is left alone."""

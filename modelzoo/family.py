@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from modelzoo.configured import configured
 from modelzoo.errors import UnknownNameError, UserError
 from modelzoo.registry import Registry
 from modelzoo.task import Kind, Task, TaskData
@@ -160,18 +161,7 @@ class Family:
             raise UserError(
                 f"family {self.name!r} predicts {' or '.join(sorted(self.predicts))} but task {task.name!r} asks for "
                 f"{task.targets}; choose another task (metazoo tasks) or family (metazoo families).", 2)  # fmt: skip
-        chosen = dict(fields or {})
-        for key in chosen:
-            if key not in self.config.model_fields:
-                raise UnknownNameError(f"config key of {self.name}", key, self.config.model_fields)
-        try:
-            return self.config(**{**self.adapt(task), **chosen})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "config"
-            raise UserError(
-                f"config key {where!r} of family {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
-            ) from None
+        return configured(self.config, {**self.adapt(task), **(fields or {})}, "config key", ("family", self.name))
 
     def build(self, config: FamilyConfig, seed: int) -> nn.Module:
         """A freshly initialised module; the same seed gives the same parameters and torch's generator is left alone."""

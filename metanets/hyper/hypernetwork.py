@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from metanets.hyper.target import Parameters, Problem, Target
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
 from modelzoo.family import FamilyConfig, Paper, Recipe
 from modelzoo.registry import Registry
 
@@ -124,17 +124,7 @@ class Hypernetwork:
 
     def configure(self, fields: Mapping[str, Any]) -> HypernetworkConfig:
         """The config with these fields; raises `UserError` for an unknown key or a value that does not fit."""
-        for key in fields:
-            if key not in self.config.model_fields:
-                raise UnknownNameError(f"config key of {self.name}", key, self.config.model_fields)
-        try:
-            return self.config(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "config"
-            raise UserError(
-                f"config key {where!r} of hypernetwork {self.name!r}: {first['msg']}, got {first['input']!r}.", 2
-            ) from None
+        return configured(self.config, fields, "config key", ("hypernetwork", self.name))
 
     def build(self, target: Target, config: HypernetworkConfig, seed: int) -> HypernetworkModule:
         """A freshly initialised hypernetwork; torch's generator is left alone."""

@@ -3,12 +3,13 @@
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from metanets.runs import Kind
 from metanets.training.augmentation import strengths
 from metanets.training.reading import DataMode
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
+from modelzoo.errors import UserError
 
 Precision = Literal["32", "bf16-mixed", "64"]
 
@@ -66,14 +67,6 @@ class TrainingConfig(BaseModel):
         """The config from loose fields, None left out (a strength of None is the augmentation's own); raises `UserError` in one sentence."""
         given = {key: value for key, value in fields.items() if value is not None}
         given["augment"] = strengths(given.get("augment", {}))
-        for key in given:
-            if key not in cls.model_fields:
-                raise UnknownNameError("training key", key, cls.model_fields)
         if given.get("precision") == "16-mixed":
             raise UserError("precision 16-mixed needs a GPU, and metanets train on the CPU; take bf16-mixed.", 2)
-        try:
-            return cls(**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])).replace("_", "-")
-            raise UserError(f"{name}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None
+        return configured(cls, given, "training key")

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from modelzoo.errors import UnknownNameError, UserError
+from modelzoo.configured import configured
+from modelzoo.errors import UserError
 from modelzoo.family import Family, FamilyConfig, Recipe, resolve
 from modelzoo.task import Task, task
 
@@ -66,15 +67,7 @@ class PopulationConfig(BaseModel):
     @classmethod
     def read(cls, **fields: Any) -> "PopulationConfig":
         """The config from loose fields; raises `UserError` in one sentence where pydantic would list errors."""
-        for key in fields:
-            if key not in cls.model_fields:
-                raise UnknownNameError("population key", key, cls.model_fields)
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])).replace("_", "-")
-            raise UserError(f"{name}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None
+        return configured(cls, fields, "population key")
 
 
 class Plan(BaseModel):
@@ -108,11 +101,7 @@ class Plan(BaseModel):
             for name in ("steps", "batch_size", "optimizer", "gradient_clip")
             if (value := getattr(source, name)) is not None
         }
-        try:
-            recipe = Recipe(**{**base.model_dump(), **numbers, **overrides})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(f"{first['loc'][0]}: {first['msg'].lower()}, got {first['input']!r}.", 2) from None
+        recipe = configured(Recipe, {**base.model_dump(), **numbers, **overrides}, "recipe key")
         low, high = _range("data_fraction", source.data_fraction)
         if not (low is not None and high is not None and 0 < low <= high <= 1):
             raise UserError(f"data-fraction must lie in (0, 1], got {source.data_fraction!r}.", 2)
