@@ -6,7 +6,7 @@ metanets: gathering and summing rows then moves long contiguous runs. Edges are 
 (a linear layer is one), on which messages need no scatter at all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -285,11 +285,15 @@ class ModelFunction:
         template: a module of the architecture, in evaluation mode.
         tensors: parameters and buffers, `{name: [M, *shape]}`.
         shape: of one input.
+        examples: reads inputs `[N, *shape]` that the models were trained on, None where there are none to read.
+        classes: whether outputs are logits of classes.
     """
 
     template: nn.Module
     tensors: Mapping[str, Tensor]
     shape: tuple[int, ...]
+    examples: Callable[[], Tensor] | None = None
+    classes: bool = False
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs of every model at the same inputs `[Q, *shape]`, flattened to `[M, Q, outputs]`."""

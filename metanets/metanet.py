@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from metanets.batching import DEPTH_BINS, Models, groups
+from metanets.probes import Probes
 from modelzoo.configured import configured
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -51,6 +52,13 @@ class MetanetModule(nn.Module, ABC):
 
     def calibrate(self, training: Sequence[Models]) -> None:
         """Set normalisation statistics from the training models; called once before training."""
+
+    def prepare(self, training: Sequence[Models]) -> None:
+        """All that is read off the training models before training: statistics, and where probes begin."""
+        self.calibrate(training)
+        for part in self.modules():
+            if isinstance(part, Probes):
+                part.begin(training)
 
     def own_loss(self, models: Models) -> Tensor | None:
         """A loss that is added in training to that of the prediction, None where there is none."""

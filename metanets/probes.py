@@ -4,13 +4,19 @@
 are evaluated at inputs that a generator without activations makes from learned codes; without nonlinearity it cannot
 overfit to inputs that no data looks like.
 
+Ideas of our own, which matter more than which network reads weights beside. Probes begin at inputs that the models were trained
+on, or, of images, at noise that is as smooth as images are. Answers are read on scales on which models can be compared, the
+logarithms of probabilities where they are logits, and standardised over the training models. And what is predicted is
+partly a linear map of them.
+
 Functions of one to three coordinates are also read on a lattice, whose answers convolutions read: a function then looks alike
 wherever its graph is shifted to, which separate probes would have to learn place by place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,41 +24,103 @@ from torch import Tensor, nn
 from metanets.batching import ModelFunction, Models
 from modelzoo.errors import UserError
 
+ProbeStart = Literal["noise", "data"]
+ROUGHNESS = 2.0  # of images: amplitudes at frequency f are as 1 / (1 + f)^2
+RARE = 0.03  # a probability that is told from zero
+STANDARD = 512  # models of an architecture that answers are standardised over, at most
+TOGETHER = 64  # models that are evaluated at once
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by number of coordinates
 STRIDES = (1, 2, 2)
 
 
-def evaluate(models: Models, inputs: Tensor) -> Tensor:
-    """Outputs of every model at the same inputs `[Q, *shape]`, `[M, Q, outputs]`; raises `UserError` for mere weights."""
+def function_of(models: Models) -> ModelFunction:
+    """The models themselves; raises `UserError` for mere weights."""
     if models.function is None:
         raise UserError("this metanet probes: its models must come with their function.", 2)
-    return models.function(inputs)
+    return models.function
+
+
+def smooth(images: Tensor) -> Tensor:
+    """Noise `[…, height, width]` with the spectrum of images, of the same spread."""
+    vertical, horizontal = (size * torch.fft.fftfreq(size) for size in images.shape[-2:])
+    frequency = (vertical.square()[:, None] + horizontal.square()).sqrt()
+    filtered = torch.fft.ifft2(torch.fft.fft2(images) / (1 + frequency) ** ROUGHNESS).real
+    return filtered * (images.std() / filtered.std())
 
 
 class Probes(nn.Module):
-    """Answers of every model to inputs x_q = W_2 W_1 z_q + b with learned codes z_q.
+    """Answers of every model to inputs x_q = s_q + W_2 W_1 z_q + b with learned codes z_q.
+
+    Of logits y_q of classes log(softmax(y_q) + 0.03) is read, of other answers sign(y) log(1 + |y|), both standardised.
 
     Args:
         count: Q.
-        shape: of one input.
+        shape: of one input; of three sizes, an image.
         outputs: of the models.
+        classes: whether they are logits.
+        start: `data`, where s_q are inputs that the models were trained on and W_2 begins at zero, or `noise`, where s_q = 0.
         latent: length of a code.
 
     Shape:
         models to `[M, Q · outputs]`.
     """
 
-    def __init__(self, count: int, shape: Sequence[int], outputs: int, latent: int = 32) -> None:
+    first: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, count: int, shape: Sequence[int], outputs: int, classes: bool = False, start: ProbeStart = "noise", latent: int = 32
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.shape, size = tuple(shape), int(torch.Size(shape).numel())
-        self.size = count * outputs
+        self.shape, self.classes, self.start = tuple(shape), classes, start
+        size, self.size = int(torch.Size(shape).numel()), count * outputs
         self.codes = nn.Parameter(torch.randn(count, latent))
         self.inner, self.outer = nn.Linear(latent, 2 * latent, bias=False), nn.Linear(2 * latent, size)
         nn.init.normal_(self.inner.weight, std=latent**-0.5)
         nn.init.normal_(self.outer.weight, std=0.5 * (2 * latent) ** -0.5)
+        self.register_buffer("first", torch.zeros(count, *self.shape))
+        self.register_buffer("mean", torch.zeros(self.size))
+        self.register_buffer("scale", torch.ones(self.size))  # 1 / standard deviation
+        if start == "data":
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)
+        elif len(self.shape) == 3:
+            with torch.no_grad():
+                self.outer.weight.copy_(smooth(self.outer.weight.T.unflatten(1, self.shape)).flatten(1).T)
+
+    @torch.no_grad()
+    def begin(self, training: Sequence[Models]) -> None:
+        """Take the first probes from the data of the training models, evenly spread over it, and standardise answers."""
+        if self.start == "data":
+            function = function_of(training[0])
+            if function.examples is None:
+                raise UserError("these models come without inputs that they were trained on; take probe_start=noise.", 2)  # fmt: skip
+            examples = function.examples()
+            self.first.copy_(examples[torch.linspace(0, len(examples) - 1, len(self.first)).round().long()])
+        functions = [function_of(models).to(self.first.dtype) for models in training]
+        read = torch.cat([self.read(few) for function in functions for few in some(function, STANDARD)])
+        self.mean.copy_(read.mean(0))
+        deviation = read.std(0, correction=0)
+        self.scale.copy_(torch.where(deviation > 1e-6 * self.mean.abs().clamp_min(1), 1 / deviation, 0))
+
+    def read(self, function: ModelFunction) -> Tensor:
+        """Answers on their scale, `[M, Q · outputs]`."""
+        inputs = self.first + self.outer(self.inner(self.codes)).unflatten(1, self.shape)
+        answers = function(inputs)  # [M, Q, outputs]
+        found = (answers.softmax(2) + RARE).log() if self.classes else answers.sign() * answers.abs().log1p()
+        return found.flatten(1)
 
     def forward(self, models: Models) -> Tensor:
-        return evaluate(models, self.outer(self.inner(self.codes)).unflatten(1, self.shape)).flatten(1)
+        return (self.read(function_of(models)) - self.mean) * self.scale
+
+
+def some(function: ModelFunction, count: int) -> Iterator[ModelFunction]:
+    """At most so many of the models, at even distances, a few at a time."""
+    models = len(next(iter(function.tensors.values())))
+    rows = torch.linspace(0, models - 1, min(models, count)).round().long()
+    for part in rows.split(TOGETHER):
+        yield replace(function, tensors={name: tensor[part] for name, tensor in function.tensors.items()})
 
 
 class Lattice(nn.Module):
@@ -83,28 +151,31 @@ class Lattice(nn.Module):
             points = -(-points // stride)
         self.convolutions = nn.Sequential(*layers)
         self.size = channels[-1] * points**coordinates
+        self.norm = nn.LayerNorm(self.size)
 
     def forward(self, models: Models) -> Tensor:
-        answers = evaluate(models, self.centre + self.spread * self.unit)  # [M, Q, outputs]
-        return self.convolutions(answers.transpose(1, 2).unflatten(2, self.grid)).flatten(1)
+        answers = function_of(models)(self.centre + self.spread * self.unit)  # [M, Q, outputs]
+        return self.norm(self.convolutions(answers.transpose(1, 2).unflatten(2, self.grid)).flatten(1))
 
 
-def probed(training: Sequence[Models]) -> tuple[tuple[int, ...], int] | None:
-    """Shape of one input and number of outputs of the models, None where they are not functions of one such shape."""
-    shapes = set()
+def probed(training: Sequence[Models]) -> dict[str, Any] | None:
+    """What probes and lattices must know of the models, as config fields; None where they are not functions of one such shape."""
+    found = set()
     for models in training:
         if models.function is None:
             return None
         one = {name: tensor[:1] for name, tensor in models.function.tensors.items()}
         dtype = next(t.dtype for t in one.values() if t.is_floating_point())
-        function = ModelFunction(models.function.template, one, models.function.shape)
+        function = replace(models.function, tensors=one)
         with torch.no_grad():
-            shapes.add((function.shape, function(torch.zeros(1, *function.shape, dtype=dtype)).shape[-1]))
-    return shapes.pop() if len(shapes) == 1 else None
+            outputs = function(torch.zeros(1, *function.shape, dtype=dtype)).shape[-1]
+        found.add((function.shape, outputs, function.classes))
+    names = ("probe_shape", "probe_outputs", "probe_classes")
+    return dict(zip(names, found.pop(), strict=True)) if len(found) == 1 else None
 
 
 def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The shapes that probes or a lattice set by hand follow from, as config fields.
+    """What probes or a lattice set by hand must know of the models, as config fields.
 
     Raises:
         UserError: the models do not take one real tensor and give outputs, all of one shape, or a lattice would have
@@ -113,12 +184,13 @@ def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[
     wanted = next((name for name in ("probes", "lattice") if fields.get(name)), None)
     if wanted is None:
         return {}
-    shapes = probed(training)
-    if shapes is None:
+    found = probed(training)
+    if found is None:
         raise UserError(f"to be read by {wanted}, models must take one real tensor, all of the same shape, and give outputs of the same size; leave {wanted} at 0.", 2)  # fmt: skip
-    if fields.get("lattice") and not laid_out(shapes[0]):
-        raise UserError(f"to be read by a lattice, models must take one to three coordinates, these take inputs of shape {list(shapes[0])}; leave lattice at 0.", 2)  # fmt: skip
-    return {"probe_shape": shapes[0], "probe_outputs": shapes[1]}
+    shape = found["probe_shape"]
+    if fields.get("lattice") and not laid_out(shape):
+        raise UserError(f"to be read by a lattice, models must take one to three coordinates, these take inputs of shape {list(shape)}; leave lattice at 0.", 2)  # fmt: skip
+    return found
 
 
 def laid_out(shape: Sequence[int]) -> bool:

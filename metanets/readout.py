@@ -8,29 +8,50 @@ from torch import Tensor, nn
 
 from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
-from metanets.probes import Lattice, Probes
+from metanets.probes import Lattice, Probes, ProbeStart
 
 
 class ReadoutConfig(MetanetConfig):
     """Sizes of a `Readout`.
 
-    With `probes` the models themselves are evaluated at that many learned inputs, with `lattice` on a lattice of that many
-    points along every axis.
+    With `probes` the models themselves are evaluated at that many learned inputs, which begin at noise or at data that the
+    models were trained on (`probe_start`), with `lattice` on a lattice of that many points along every axis.
     """
 
     embedding: int = Field(64, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     probes: int = Field(0, ge=0)
+    probe_start: ProbeStart = "noise"
     lattice: int = Field(0, ge=0)
     probe_shape: tuple[int, ...] = ()
     probe_outputs: int = Field(1, gt=0)
+    probe_classes: bool = False
+
+
+class Head(nn.Module):
+    """Outputs of embeddings, and a linear map of the answers to probes, which begins at zero.
+
+    Args:
+        config: the metanet's.
+        answers: how many there are.
+    """
+
+    def __init__(self, config: ReadoutConfig, answers: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
+        )
+        self.direct = nn.Linear(answers, config.outputs, bias=False) if answers else None
+        if self.direct is not None:
+            nn.init.zeros_(self.direct.weight)
+
+    def forward(self, embeddings: Tensor, answers: Tensor | None) -> Tensor:
+        outputs = self.body(embeddings)
+        return outputs if self.direct is None or answers is None else outputs + self.direct(answers)
 
 
 class Readout(nn.Module):
-    """Normalised invariant features to an embedding and outputs.
-
-    Attributes:
-        asked: what evaluates the models: probes, a lattice, both or nothing.
+    """Normalised invariant features, and answers of the models, to an embedding and outputs.
 
     Args:
         sizes: lengths of the feature vectors.
@@ -39,23 +60,23 @@ class Readout(nn.Module):
 
     def __init__(self, sizes: Sequence[int], config: ReadoutConfig) -> None:
         super().__init__()
-        asked: list[Probes | Lattice] = []
-        if config.probes:
-            asked.append(Probes(config.probes, config.probe_shape, config.probe_outputs))
-        if config.lattice:
-            asked.append(Lattice(config.lattice, config.probe_shape[0], config.probe_outputs))
-        self.asked, every = nn.ModuleList(asked), [*sizes, *(ask.size for ask in asked)]
-        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in every)
+        shape, outputs = config.probe_shape, config.probe_outputs
+        self.probes = Probes(config.probes, shape, outputs, config.probe_classes, config.probe_start) if config.probes else None  # fmt: skip
+        self.lattice = Lattice(config.lattice, shape[0], outputs) if config.lattice else None
+        answers = 0 if self.probes is None else self.probes.size
+        size = sum(sizes) + answers + (0 if self.lattice is None else self.lattice.size)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes)
         self.body = nn.Sequential(
-            nn.Dropout(config.dropout), nn.Linear(sum(every), 2 * config.embedding), nn.SiLU(),
+            nn.Dropout(config.dropout), nn.Linear(size, 2 * config.embedding), nn.SiLU(),
             nn.Dropout(config.dropout), nn.Linear(2 * config.embedding, config.embedding),
         )  # fmt: skip
-        self.head = nn.Sequential(
-            nn.LayerNorm(config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.outputs)
-        )
+        self.head = Head(config, answers)
 
     def forward(self, features: Sequence[Tensor], models: Models) -> Prediction:
         """Features `[M, size]` each."""
-        every = [*features, *(ask(models) for ask in self.asked)]
-        embeddings = self.body(torch.cat([norm(part) for norm, part in zip(self.norms, every, strict=True)], -1))
-        return Prediction(self.head(embeddings), embeddings)
+        read = [norm(part) for norm, part in zip(self.norms, features, strict=True)]
+        answers = None if self.probes is None else self.probes(models)
+        read += [] if answers is None else [answers]
+        read += [] if self.lattice is None else [self.lattice(models)]
+        embeddings = self.body(torch.cat(read, -1))
+        return Prediction(self.head(embeddings, answers), embeddings)

@@ -169,7 +169,7 @@ def build(config: TrainingConfig, training: Models) -> MetanetModule:
     fields: dict[str, Any] = {name: 0 for name in ("probes", "lattice") if name in found.config.model_fields}
     fields.update(config.fields)
     network = found.build(found.configure({**fields, **found.adapt([training], fields)}), config.seed)
-    network.calibrate([training])
+    network.prepare([training])
     return network
 
 

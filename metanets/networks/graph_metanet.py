@@ -276,15 +276,17 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One reading of what the models do, unless one is set by hand: a lattice, else probes, else signals."""
+    """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals."""
+    known = all(models.function is not None and models.function.examples is not None for models in training)
+    start = {"signals": 0, "probe_start": "data" if known else "noise"}
     if any(fields.get(name) for name in ("probes", "lattice")):
-        return {"signals": 0, **fields, **probe_shapes(training, fields)}
-    shapes = probed(training) if fields.get("probes") is None else None
-    if shapes is None:
+        return {**start, **fields, **probe_shapes(training, fields)}
+    found = probed(training) if fields.get("probes") is None else None
+    if found is None:
         return {}
-    dense = fields.get("lattice") is None and laid_out(shapes[0])
-    reading = {"lattice": LATTICE[shapes[0][0]]} if dense else {"probes": PROBES}
-    return {"signals": 0, **reading, **fields, "probe_shape": shapes[0], "probe_outputs": shapes[1]}
+    shape = found["probe_shape"]
+    dense = fields.get("lattice") is None and laid_out(shape)
+    return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}
 
 
 METANET = register(

@@ -104,7 +104,9 @@ class PopulationBlock:
         return self.population.template()
 
     def _function(self, tensors: Mapping[str, Tensor]) -> ModelFunction:
-        return ModelFunction(self._template, tensors, self.population.task.inputs.shape)
+        task = self.population.task
+        classes = task.targets.kind == "classes"
+        return ModelFunction(self._template, tensors, task.inputs.shape, lambda: task.data().train.inputs[0], classes)
 
     def batches(self) -> tuple[Tensor, ...]:
         """Rows of all models in order, a few at a time."""

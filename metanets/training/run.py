@@ -80,7 +80,7 @@ def train(
     fields = {**config.fields, "outputs": outputs, **chosen.adapt(training, config.fields)}
     network = chosen.configure(fields)
     predictor = Predictor(chosen.build(network, config.seed), data.kind).to(config.dtype)
-    predictor.metanet.calibrate(training)
+    predictor.metanet.prepare(training)
     taken_over = None if start is None else start.take(predictor.metanet)
     del training  # up to a buffer of weights
     if data.kind == "regression":

@@ -71,7 +71,7 @@ def network(name: str, of: Models, seed: int = 0, **fields: object) -> MetanetMo
     found = metanet(name)
     given = {**found.tiny, **fields}
     net = found.build(found.configure({**given, "outputs": 3, **found.adapt([of], given)}), seed).double().eval()
-    net.calibrate([of])
+    net.prepare([of])
     return net
 
 

@@ -146,7 +146,7 @@ def test_probes_are_inputs_that_the_metanet_chooses(metanet_zoo: Path, short: Tr
     config = short.model_copy(update={"epochs": 1, "fields": {**metanet("graph_metanet").tiny, "probes": 3}})
     done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
     assert done.record.config["probe_shape"] == list(Zoo.open(metanet_zoo)["small_cnn"].task.inputs.shape)
-    assert predictor_of(done).metanet.readout.asked[0].codes.requires_grad
+    assert predictor_of(done).metanet.readout.probes.codes.requires_grad
 
 
 def test_divergence_is_said_and_leaves_nothing(metanet_zoo: Path, short: TrainingConfig, tmp_path: Path) -> None:
