@@ -25,6 +25,7 @@ from metanets.batching import ModelFunction, Models
 from modelzoo.errors import UserError
 
 ProbeStart = Literal["noise", "data"]
+REACH = 0.1  # of what is learned where probes begin at data: they stay near it
 ROUGHNESS = 2.0  # of images: amplitudes at frequency f are as 1 / (1 + f)^2
 RARE = 0.03  # a probability that is told from zero
 STANDARD = 512  # models of an architecture that answers are standardised over, at most
@@ -40,6 +41,14 @@ def function_of(models: Models) -> ModelFunction:
     return models.function
 
 
+def comparable(answers: Tensor, classes: bool) -> Tensor:
+    """Answers `[…, outputs]` on a scale on which models can be compared.
+
+    Of logits y of classes that is log(softmax(y) + 0.03), of other answers sign(y) log(1 + |y|).
+    """
+    return (answers.softmax(-1) + RARE).log() if classes else answers.sign() * answers.abs().log1p()
+
+
 def smooth(images: Tensor) -> Tensor:
     """Noise `[…, height, width]` with the spectrum of images, of the same spread."""
     vertical, horizontal = (size * torch.fft.fftfreq(size) for size in images.shape[-2:])
@@ -49,16 +58,16 @@ def smooth(images: Tensor) -> Tensor:
 
 
 class Probes(nn.Module):
-    """Answers of every model to inputs x_q = s_q + W_2 W_1 z_q + b with learned codes z_q.
+    """Answers of every model to inputs x_q = s_q + r (W_2 W_1 z_q + b) with learned codes z_q.
 
-    Of logits y_q of classes log(softmax(y_q) + 0.03) is read, of other answers sign(y) log(1 + |y|), both standardised.
+    Answers are read on the scale of `comparable`, standardised over the training models.
 
     Args:
         count: Q.
         shape: of one input; of three sizes, an image.
         outputs: of the models.
-        classes: whether they are logits.
-        start: `data`, where s_q are inputs that the models were trained on and W_2 begins at zero, or `noise`, where s_q = 0.
+        start: `data`, where s_q are inputs that the models were trained on, W_2 begins at zero and r = 0.1, or `noise`,
+            where s_q = 0 and r = 1.
         latent: length of a code.
 
     Shape:
@@ -70,10 +79,11 @@ class Probes(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, count: int, shape: Sequence[int], outputs: int, classes: bool = False, start: ProbeStart = "noise", latent: int = 32
-    ) -> None:  # fmt: skip
+        self, count: int, shape: Sequence[int], outputs: int, start: ProbeStart = "noise", latent: int = 32
+    ) -> None:
         super().__init__()
-        self.shape, self.classes, self.start = tuple(shape), classes, start
+        self.shape, self.start = tuple(shape), start
+        self.reach = REACH if start == "data" else 1.0
         size, self.size = int(torch.Size(shape).numel()), count * outputs
         self.codes = nn.Parameter(torch.randn(count, latent))
         self.inner, self.outer = nn.Linear(latent, 2 * latent, bias=False), nn.Linear(2 * latent, size)
@@ -106,10 +116,8 @@ class Probes(nn.Module):
 
     def read(self, function: ModelFunction) -> Tensor:
         """Answers on their scale, `[M, Q · outputs]`."""
-        inputs = self.first + self.outer(self.inner(self.codes)).unflatten(1, self.shape)
-        answers = function(inputs)  # [M, Q, outputs]
-        found = (answers.softmax(2) + RARE).log() if self.classes else answers.sign() * answers.abs().log1p()
-        return found.flatten(1)
+        inputs = self.first + self.reach * self.outer(self.inner(self.codes)).unflatten(1, self.shape)
+        return comparable(function(inputs), function.classes).flatten(1)
 
     def forward(self, models: Models) -> Tensor:
         return (self.read(function_of(models)) - self.mean) * self.scale
@@ -169,9 +177,8 @@ def probed(training: Sequence[Models]) -> dict[str, Any] | None:
         function = replace(models.function, tensors=one)
         with torch.no_grad():
             outputs = function(torch.zeros(1, *function.shape, dtype=dtype)).shape[-1]
-        found.add((function.shape, outputs, function.classes))
-    names = ("probe_shape", "probe_outputs", "probe_classes")
-    return dict(zip(names, found.pop(), strict=True)) if len(found) == 1 else None
+        found.add((function.shape, outputs))
+    return dict(zip(("probe_shape", "probe_outputs"), found.pop(), strict=True)) if len(found) == 1 else None
 
 
 def probe_shapes(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:

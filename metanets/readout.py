@@ -25,7 +25,6 @@ class ReadoutConfig(MetanetConfig):
     lattice: int = Field(0, ge=0)
     probe_shape: tuple[int, ...] = ()
     probe_outputs: int = Field(1, gt=0)
-    probe_classes: bool = False
 
 
 class Head(nn.Module):
@@ -61,7 +60,7 @@ class Readout(nn.Module):
     def __init__(self, sizes: Sequence[int], config: ReadoutConfig) -> None:
         super().__init__()
         shape, outputs = config.probe_shape, config.probe_outputs
-        self.probes = Probes(config.probes, shape, outputs, config.probe_classes, config.probe_start) if config.probes else None  # fmt: skip
+        self.probes = Probes(config.probes, shape, outputs, config.probe_start) if config.probes else None
         self.lattice = Lattice(config.lattice, shape[0], outputs) if config.lattice else None
         answers = 0 if self.probes is None else self.probes.size
         size = sum(sizes) + answers + (0 if self.lattice is None else self.lattice.size)

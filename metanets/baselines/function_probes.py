@@ -2,7 +2,7 @@
 
 Models that compute the same function get the same features, so a linear map on f(x_1), …, f(x_Q) is invariant to every
 symmetry there is; it needs no weights at all, only permission to run the models. Inputs are taken from the task's training
-data. Outputs enter as sign(y) log(1 + |y|), since logits of diverged models are huge, and standardised.
+data. Outputs enter on the scale of `metanets.probes.comparable`, standardised.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from metanets.baseline import Baseline, register
+from metanets.probes import comparable
 from metanets.training.data import PopulationBlock, WeightData
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -49,11 +50,10 @@ def answers(data: WeightData) -> NDArray[np.floating]:
             probes = probe_inputs(block) if probes is None else probes
             if tuple(probes.shape[1:]) != function.shape:
                 raise UserError("populations with inputs of different shapes cannot be probed at the same inputs.")
-            found.append(function(probes).flatten(1))
+            found.append(comparable(function(probes), function.classes).flatten(1))
     if len({part.shape[1] for part in found}) > 1:
         raise UserError("populations with outputs of different shapes cannot be compared by probing.")
-    outputs = torch.cat(found).double().nan_to_num(0.0, 1e6, -1e6)
-    return (outputs.sign() * outputs.abs().log1p()).numpy()
+    return torch.cat(found).double().nan_to_num(0.0, 20, -20).numpy()
 
 
 def fit(data: WeightData, seed: int) -> NDArray[Any]:

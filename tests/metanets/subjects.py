@@ -62,7 +62,8 @@ def models(name: str, stacked: dict[str, Tensor] | None = None) -> Models:
     tensors = stack(name) if stacked is None else stacked
     inputs = example(name)
     single = len(inputs) == 1 and inputs[0].is_floating_point()
-    function = ModelFunction(built(name, 0), tensors, tuple(inputs[0].shape[1:])) if single else None
+    classes = task(family(name).task).targets.kind == "classes"
+    function = ModelFunction(built(name, 0), tensors, tuple(inputs[0].shape[1:]), classes=classes) if single else None
     return Models(topology, structure.values(tensors).T.contiguous(), function)
 
 

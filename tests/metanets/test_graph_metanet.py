@@ -110,7 +110,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no statistics": {"statistics": False},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
-    "probes of logits": {"probes": 3, "probe_shape": (2,), "probe_classes": True},
     "lattice": {"lattice": 4, "probe_shape": (2,)},
 }
 
@@ -137,7 +136,7 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
     graph = topology(architecture("siren")[2])
     values = torch.zeros(graph.edges, MODELS)
     with_function, without = Models(graph, values, function), Models(graph, values)
-    shapes = {"signals": 0, "probe_start": "noise", "probe_shape": (2,), "probe_outputs": 1, "probe_classes": False}
+    shapes = {"signals": 0, "probe_start": "noise", "probe_shape": (2,), "probe_outputs": 1}
     assert found.adapt([with_function], {}) == {"lattice": LATTICE[2], **shapes}
     assert found.adapt([with_function], {"lattice": 0}) == {"probes": PROBES, "lattice": 0, **shapes}
     assert found.adapt([with_function], {"signals": 8}) == {"lattice": LATTICE[2], **shapes, "signals": 8}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from metanets.batching import Models
 from metanets.metanet import metanet
-from metanets.probes import Probes, smooth
+from metanets.probes import Probes, ProbeStart, smooth
 from metanets.readout import Readout, ReadoutConfig
 from metanets.training import TrainingConfig, train
 from metanets.training.run import predictor_of
@@ -19,11 +20,18 @@ from tests.metanets.subjects import models
 IMAGE = (1, 8, 8)
 
 
-def begun(classes: bool = False, start: str = "noise") -> tuple[Probes, Tensor]:
-    """Probes of tiny CNNs that were prepared, and the inputs that these were trained on."""
-    of, examples = models("small_cnn"), torch.rand(50, *IMAGE, dtype=torch.float64)
+def cnns(classes: bool = True) -> Models:
+    """Tiny ones, whose outputs are said to be logits or not."""
+    of = models("small_cnn")
     assert of.function is not None
-    probes = Probes(6, IMAGE, 10, classes, start).double()  # type: ignore[arg-type]
+    return replace(of, function=replace(of.function, classes=classes))
+
+
+def begun(classes: bool = True, start: ProbeStart = "noise") -> tuple[Probes, Tensor]:
+    """Probes that were prepared for these CNNs, and the inputs that they were trained on."""
+    of, examples = cnns(classes), torch.rand(50, *IMAGE, dtype=torch.float64)
+    assert of.function is not None
+    probes = Probes(6, IMAGE, 10, start).double()
     probes.begin([replace(of, function=replace(of.function, examples=lambda: examples))])
     return probes, examples
 
@@ -35,7 +43,7 @@ def inputs_of(probes: Probes) -> Tensor:
 def test_probes_begin_at_data_and_learn() -> None:
     probes, examples = begun(start="data")
     assert torch.equal(inputs_of(probes), examples[torch.linspace(0, 49, 6).round().long()])
-    probes(models("small_cnn")).square().sum().backward()
+    probes(cnns()).square().sum().backward()
     assert probes.outer.weight.grad is not None
     assert probes.outer.weight.grad.ne(0).any()
     assert inputs_of(begun()[0]).ne(0).all(), "noise is another start"
@@ -49,7 +57,7 @@ def test_data_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("classes", [True, False])
 def test_answers_are_standardised_over_the_training_models(classes: bool) -> None:
     probes, _ = begun(classes)
-    read = probes(models("small_cnn"))
+    read = probes(cnns(classes))
     torch.testing.assert_close(read.mean(0), torch.zeros_like(read[0]), atol=1e-9, rtol=0)
     torch.testing.assert_close(read.std(0, correction=0), torch.ones_like(read[0]))
 
@@ -58,7 +66,7 @@ def test_answers_are_standardised_over_the_training_models(classes: bool) -> Non
 def test_of_logits_the_probabilities_are_read(classes: bool) -> None:
     """A number added to all logits of a model changes nothing; of other answers it changes what is read."""
     probes, _ = begun(classes)
-    of = models("small_cnn")
+    of = cnns(classes)
     assert of.function is not None
     bias = of.function.tensors["head.bias"] + torch.arange(1.0, 1 + len(of), dtype=torch.float64)[:, None]
     moved = replace(of, function=replace(of.function, tensors={**of.function.tensors, "head.bias": bias}))
@@ -77,7 +85,9 @@ def test_noise_of_images_is_smooth_and_as_large() -> None:
     assert roughness(noise) == pytest.approx(1, abs=0.02)
     assert roughness(smooth(noise)) < 0.1
     assert roughness(inputs_of(Probes(40, (1, 28, 28), 10))) < 0.1
-    assert float(Probes(40, (784,), 10).outer.weight.detach().std()) == pytest.approx(0.5 / 8, rel=0.05), "vectors have no neighbours"
+    assert float(Probes(40, (784,), 10).outer.weight.detach().std()) == pytest.approx(0.5 / 8, rel=0.05), (
+        "vectors have no neighbours"
+    )
 
 
 def test_predictions_are_partly_linear_in_answers() -> None:
@@ -99,7 +109,7 @@ def test_predictions_are_partly_linear_in_answers() -> None:
 def test_the_default_begins_at_the_data_of_the_zoo(metanet_zoo: Path, tmp_path: Path) -> None:
     config = TrainingConfig.read(target="test_accuracy", epochs=1, batch_size=16, fields={**metanet("graph_metanet").tiny, "probes": 3})  # fmt: skip
     done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
-    assert (done.record.config["probe_start"], done.record.config["probe_classes"]) == ("data", True)
+    assert done.record.config["probe_start"] == "data"
     probes = predictor_of(done).metanet.readout.probes
     data = Zoo.open(metanet_zoo)["small_cnn"].task.data().train.inputs[0]
     assert torch.equal(probes.first, data[[0, round((len(data) - 1) / 2), len(data) - 1]])
