@@ -233,9 +233,12 @@ def config_of(run: Run) -> TrainingConfig:
 
 
 def predictor_of(run: Run) -> Predictor:
-    """The trained metanet of a run, in evaluation mode."""
+    """The trained metanet of a run, in evaluation mode; raises `UserError` for a run of an earlier version of it."""
     chosen = metanet(run.record.metanet)
     predictor = Predictor(chosen.module(chosen.configure(run.record.config)), run.record.kind).to(config_of(run).dtype)
     state: dict[str, Tensor] = load_file(run.path / WEIGHTS)
-    predictor.load_state_dict(state)
+    try:
+        predictor.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(f"{str(run.path)!r} holds another version of metanet {chosen.name!r} than this one; train it again.") from None  # fmt: skip
     return predictor.eval()

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from metanets import runs
 from metanets.baseline import baselines as registered_baselines
@@ -147,6 +148,16 @@ def test_probes_are_inputs_that_the_metanet_chooses(metanet_zoo: Path, short: Tr
     done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
     assert done.record.config["probe_shape"] == list(Zoo.open(metanet_zoo)["small_cnn"].task.inputs.shape)
     assert predictor_of(done).metanet.readout.probes.codes.requires_grad
+
+
+def test_a_run_of_an_earlier_version_is_refused(run: runs.Run, tmp_path: Path) -> None:
+    older = tmp_path / "run"
+    shutil.copytree(run.path, older)
+    tensors = load_file(older / runs.WEIGHTS)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, older / runs.WEIGHTS)
+    with pytest.raises(UserError, match="another version of metanet 'graph_metanet' than this one; train it again"):
+        predictor_of(runs.load(older))
 
 
 def test_divergence_is_said_and_leaves_nothing(metanet_zoo: Path, short: TrainingConfig, tmp_path: Path) -> None:
