@@ -49,6 +49,11 @@ def comparable(answers: Tensor, classes: bool) -> Tensor:
     return (answers.softmax(-1) + RARE).log() if classes else answers.sign() * answers.abs().log1p()
 
 
+def evenly(total: int, count: int) -> Tensor:
+    """So many of the numbers below `total`, at even distances, from the first to the last."""
+    return torch.linspace(0, total - 1, count).round().long()
+
+
 def smooth(images: Tensor) -> Tensor:
     """Noise `[…, height, width]` with the spectrum of images, of the same spread."""
     vertical, horizontal = (size * torch.fft.fftfreq(size) for size in images.shape[-2:])
@@ -107,17 +112,21 @@ class Probes(nn.Module):
             if function.examples is None:
                 raise UserError("these models come without inputs that they were trained on; take probe_start=noise.", 2)  # fmt: skip
             examples = function.examples()
-            self.first.copy_(examples[torch.linspace(0, len(examples) - 1, len(self.first)).round().long()])
-        functions = [function_of(models).to(self.first.dtype) for models in training]
-        read = torch.cat([self.read(few) for function in functions for few in some(function, STANDARD)])
+            self.first.copy_(examples[evenly(len(examples), len(self.first))])
+        read = torch.cat([
+            self.read(few.to(self.first.dtype)) for models in training for few in some(function_of(models), STANDARD)
+        ])  # fmt: skip
         self.mean.copy_(read.mean(0))
         deviation = read.std(0, correction=0)
         self.scale.copy_(torch.where(deviation > 1e-6 * self.mean.abs().clamp_min(1), 1 / deviation, 0))
 
+    def inputs(self) -> Tensor:
+        """The probes, `[Q, *shape]`."""
+        return self.first + self.reach * self.outer(self.inner(self.codes)).unflatten(1, self.shape)
+
     def read(self, function: ModelFunction) -> Tensor:
         """Answers on their scale, `[M, Q · outputs]`."""
-        inputs = self.first + self.reach * self.outer(self.inner(self.codes)).unflatten(1, self.shape)
-        return comparable(function(inputs), function.classes).flatten(1)
+        return comparable(function(self.inputs()), function.classes).flatten(1)
 
     def forward(self, models: Models) -> Tensor:
         return (self.read(function_of(models)) - self.mean) * self.scale
@@ -126,8 +135,7 @@ class Probes(nn.Module):
 def some(function: ModelFunction, count: int) -> Iterator[ModelFunction]:
     """At most so many of the models, at even distances, a few at a time."""
     models = len(next(iter(function.tensors.values())))
-    rows = torch.linspace(0, models - 1, min(models, count)).round().long()
-    for part in rows.split(TOGETHER):
+    for part in evenly(models, min(models, count)).split(TOGETHER):
         yield replace(function, tensors={name: tensor[part] for name, tensor in function.tensors.items()})
 
 

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from metanets.baseline import Baseline, register
-from metanets.probes import comparable
+from metanets.probes import comparable, evenly
 from metanets.training.data import PopulationBlock, WeightData
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -28,8 +28,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of logistic regression, the best on the v
 def probe_inputs(block: PopulationBlock) -> Tensor:
     """`[Q, *shape]`: at most `PROBES` inputs, evenly spread over the task's training data."""
     inputs = block.population.task.data().train.inputs[0]
-    chosen = np.unique(np.linspace(0, len(inputs) - 1, PROBES).round().astype(int))
-    return inputs[torch.from_numpy(chosen)]
+    return inputs[evenly(len(inputs), min(PROBES, len(inputs)))]
 
 
 @torch.no_grad()

@@ -36,17 +36,13 @@ def begun(classes: bool = True, start: ProbeStart = "noise") -> tuple[Probes, Te
     return probes, examples
 
 
-def inputs_of(probes: Probes) -> Tensor:
-    return (probes.first + probes.outer(probes.inner(probes.codes)).unflatten(1, probes.shape)).detach()
-
-
 def test_probes_begin_at_data_and_learn() -> None:
     probes, examples = begun(start="data")
-    assert torch.equal(inputs_of(probes), examples[torch.linspace(0, 49, 6).round().long()])
+    assert torch.equal(probes.inputs(), examples[torch.linspace(0, 49, 6).round().long()])
     probes(cnns()).square().sum().backward()
     assert probes.outer.weight.grad is not None
     assert probes.outer.weight.grad.ne(0).any()
-    assert inputs_of(begun()[0]).ne(0).all(), "noise is another start"
+    assert begun()[0].inputs().ne(0).all(), "noise is another start"
 
 
 def test_data_that_is_not_there_is_refused() -> None:
@@ -84,7 +80,7 @@ def test_noise_of_images_is_smooth_and_as_large() -> None:
     assert float(smooth(noise).std()) == pytest.approx(float(noise.std()), rel=1e-5)
     assert roughness(noise) == pytest.approx(1, abs=0.02)
     assert roughness(smooth(noise)) < 0.1
-    assert roughness(inputs_of(Probes(40, (1, 28, 28), 10))) < 0.1
+    assert roughness(Probes(40, (1, 28, 28), 10).inputs().detach()) < 0.1
     assert float(Probes(40, (784,), 10).outer.weight.detach().std()) == pytest.approx(0.5 / 8, rel=0.05), (
         "vectors have no neighbours"
     )

@@ -32,14 +32,20 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     return Gallery.of(read_block(Zoo.open(path), "digits"))
 
 
-def editor(gallery: Gallery, metanet: str) -> Editor:
-    """A random editor with expansion in double precision; large changes, another size for every cell."""
+def editor(gallery: Gallery, metanet: str, rendered: float = 0.3) -> Editor:
+    """A random editor with expansion in double precision; large changes, another size for every cell.
+
+    Args:
+        gallery: what is edited.
+        metanet: that changes weights.
+        rendered: size of what the rendered image adds, which moves as the neurons whatever the metanet.
+    """
     fields = {"width": 8, "dropout": 0.0} if metanet == "graph_metanet" else {}
     torch.manual_seed(0)
     made = build_editor(gallery, TrainingConfig.read(metanet=metanet, fields=fields), NEW).double().eval()
     assert made.rendered is not None
-    for weights in (made.update.factor, made.rendered.outer.weight):
-        torch.nn.init.normal_(weights, std=0.3, generator=torch.Generator().manual_seed(0))
+    for weights, size in ((made.update.factor, 0.3), (made.rendered.outer.weight, rendered)):
+        torch.nn.init.normal_(weights, std=size, generator=torch.Generator().manual_seed(0))
     return made
 
 
@@ -54,10 +60,10 @@ def permuted(tensors: dict[str, Tensor], first: Tensor, second: Tensor) -> dict[
     return moved
 
 
-def off(gallery: Gallery, metanet: str) -> float:
+def off(gallery: Gallery, metanet: str, rendered: float = 0.3) -> float:
     """The largest |edit(g x) − (g ⊕ 1) edit(x)| over the largest change that the edit makes."""
     block = gallery.block
-    edit, models = editor(gallery, metanet), block.models(ROWS).to(torch.float64)
+    edit, models = editor(gallery, metanet, rendered), block.models(ROWS).to(torch.float64)
     generator = torch.Generator().manual_seed(1)
     first, second = (torch.randperm(OLD, generator=generator) for _ in range(2))
     assert models.function is not None
@@ -81,8 +87,8 @@ def test_an_edit_moves_as_the_old_neurons(gallery: Gallery, metanet: str) -> Non
 
 
 def test_the_control_does_not(gallery: Gallery) -> None:
-    """The flat perceptron changes weights by their number, whatever neuron they belong to."""
-    assert off(gallery, "flat_mlp") > 1e-2
+    """The flat perceptron changes weights by their number, whatever neuron they belong to; what the image adds would dilute it."""
+    assert off(gallery, "flat_mlp", rendered=0.0) > 1e-1
 
 
 @torch.no_grad()
