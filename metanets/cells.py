@@ -6,7 +6,7 @@ of the permutation group takes an edge out of its cell, so the statistics are in
 cell as a matrix, which say what quantiles cannot: how many directions a layer uses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from metanets.batching import DEPTH_BINS, Matrix, Models
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-STATISTICS = 2 + 2 * len(QUANTILES)
 RESOLUTION = 1e-6  # of squared singular values, relative to their sum: what single precision can tell from zero
 
 
@@ -32,23 +31,29 @@ def singular_values(models: Models, edges: Tensor, matrix: Matrix) -> Tensor:
     entries = entries.index_add(1, matrix.places, models.values[edges].T).unflatten(1, matrix.shape)
     entries = entries if matrix.shape[0] <= matrix.shape[1] else entries.mT
     squares = torch.linalg.eigvalsh(entries @ entries.mT)
-    return (squares.clamp_min(0) + RESOLUTION * squares.sum(1, keepdim=True) + 1e-24).log() / 2
+    return (squares.maximum(RESOLUTION * squares.sum(1, keepdim=True)) + 1e-24).log() / 2  # zeros are exact: no noise
 
 
-def cell_statistics(models: Models) -> Tensor:
-    """What is known of the values of every cell, `[cell, model, STATISTICS]`.
-
-    Mean, logarithm of the standard deviation, quantiles; quantiles of the logarithms of the singular values, zero for a
-    cell that is one row or one column (a bias).
-    """
-    topology, found = models.topology, []
-    for edges, matrix in zip(topology.cell_edges, topology.cell_matrices, strict=True):
+def distribution(models: Models) -> Tensor:
+    """Mean, logarithm of the standard deviation, and quantiles of the values of every cell, `[cell, model, 7]`."""
+    found = []
+    for edges in models.topology.cell_edges:
         rows = models.values[edges].T.sort(1).values  # [M, edges]
         spread = (rows.var(1, correction=0) + 1e-12).log() / 2
-        values = quantiles(rows)
-        spectrum = quantiles(singular_values(models, edges, matrix)) if min(matrix.shape) > 1 else 0 * values
-        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], values, spectrum], 1))
+        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], quantiles(rows)], 1))
     return torch.stack(found)
+
+
+def spectrum(models: Models) -> Tensor:
+    """Quantiles of the logarithms of every cell's singular values, `[cell, model, 5]`; zero for one row or one column (a bias)."""
+    topology, none = models.topology, models.values.new_zeros(len(models), len(QUANTILES))
+    return torch.stack([
+        quantiles(singular_values(models, edges, matrix)) if min(matrix.shape) > 1 else none
+        for edges, matrix in zip(topology.cell_edges, topology.cell_matrices, strict=True)
+    ])  # fmt: skip
+
+
+SIZES: dict[Callable[[Models], Tensor], int] = {distribution: 2 + len(QUANTILES), spectrum: len(QUANTILES)}
 
 
 class CellStatistics(nn.Module):
@@ -57,14 +62,16 @@ class CellStatistics(nn.Module):
     Args:
         kinds: number of edge kinds.
         ops: number of operators.
+        read: `distribution` or `spectrum`.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, kinds: int, ops: int) -> None:
+    def __init__(self, kinds: int, ops: int, read: Callable[[Models], Tensor]) -> None:
         super().__init__()
-        shape = (kinds, ops, DEPTH_BINS + 1, STATISTICS)
+        self.read, self.size = read, SIZES[read]
+        shape = (kinds, ops, DEPTH_BINS + 1, self.size)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.zeros(shape))  # 1 / standard deviation
 
@@ -73,7 +80,7 @@ class CellStatistics(nn.Module):
         """Read off means and standard deviations; a statistic that does not vary stays zero."""
         moments = torch.zeros(3, *self.mean.shape, dtype=torch.float64)
         for models in training:
-            values = cell_statistics(models).double()
+            values = self.read(models).double()
             at = tuple(models.topology.cells.T)  # every cell once
             for row, entry in zip(moments, (values.new_full(values.shape[:2], 1)[..., None], values, values**2), strict=True):  # fmt: skip
                 row[at] += entry.sum(1)
@@ -85,7 +92,7 @@ class CellStatistics(nn.Module):
         self.scale.copy_(torch.where(varies, 1 / deviation, 0))
 
     def forward(self, models: Models) -> Tensor:
-        """`[cell, model, STATISTICS]`."""
+        """`[cell, model, size]`."""
         at = tuple(models.topology.cells.T)
-        statistics = cell_statistics(models).to(self.mean.dtype)
+        statistics = self.read(models).to(self.mean.dtype)
         return (statistics - self.mean[at][:, None]) * self.scale[at][:, None]

@@ -10,6 +10,8 @@ from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
 from metanets.probes import Lattice, Probes, ProbeStart
 
+LINEAR = 0.1  # factor of the linear map of answers: learned as slowly, it does not learn a few hundred models by heart
+
 
 class ReadoutConfig(MetanetConfig):
     """Sizes of a `Readout`.
@@ -46,7 +48,7 @@ class Head(nn.Module):
 
     def forward(self, embeddings: Tensor, answers: Tensor | None) -> Tensor:
         outputs = self.body(embeddings)
-        return outputs if self.direct is None or answers is None else outputs + self.direct(answers)
+        return outputs if self.direct is None or answers is None else outputs + LINEAR * self.direct(answers)
 
 
 class Readout(nn.Module):

@@ -11,7 +11,7 @@ the right activation they are the network's own forward pass at inputs that the 
 function, that is read instead (see `metanets.probes`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log1p
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
-from metanets.cells import STATISTICS, CellStatistics
+from metanets.cells import CellStatistics, distribution, spectrum
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.probes import laid_out, probe_shapes, probed
 from metanets.readout import Readout, ReadoutConfig
@@ -39,9 +39,10 @@ OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KIND
 class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
-    Without `signals`, `edge_updates` or `statistics` (mean, spread and quantiles of the weights of every layer) these parts
-    are left out. Where models can be evaluated, training sets `lattice` (functions of one to three coordinates) or `probes`
-    and leaves out the signals that imitate it, unless they are set by hand.
+    Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
+    (its singular values) these parts are left out. Where models can be evaluated, training sets
+    `lattice` (functions of one to three coordinates) or `probes` and leaves out spectra and the signals that imitate an
+    evaluation, unless they are set by hand; signals also where edges are taps, as of kernels, which they do not imitate.
     """
 
     width: int = Field(32, gt=0)
@@ -50,6 +51,7 @@ class GraphMetanetConfig(ReadoutConfig):
     edge_updates: bool = True
     signals: int = Field(256, ge=0, multiple_of=8)
     statistics: bool = True
+    spectra: bool = True
 
 
 def soft(x: Tensor) -> Tensor:
@@ -94,18 +96,18 @@ class EdgeEncoder(nn.Module):
 class CellEncoder(nn.Module):
     """Statistics of the weights by cell: (1/√cells) Σ_c W[kind, op, depth] s_c, with W from embeddings as for edges."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, read: Callable[[Models], Tensor]) -> None:
         super().__init__()
-        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS))
+        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read)
         self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
         self.depth = nn.Embedding(DEPTH_BINS + 1, width)
-        self.weights = perceptron(width, 2 * width, STATISTICS * 2 * width)
+        self.weights = perceptron(width, 2 * width, self.statistics.size * 2 * width)
 
     def forward(self, models: Models) -> Tensor:
         """`[M, 2 width]`."""
         kind, op, depth = models.topology.cells.T
         code = self.kind(kind) + self.op(op) + self.depth(depth)
-        weights = self.weights(code).view(len(code), STATISTICS, -1)
+        weights = self.weights(code).view(len(code), self.statistics.size, -1)
         return torch.einsum("cms,csd->md", soft(self.statistics(models)), weights) / len(code) ** 0.5
 
 
@@ -203,14 +205,16 @@ class GraphMetanet(MetanetModule):
             Layer(width, config.edge_width, config.dropout, config.edge_updates and i < config.layers - 1)
             for i in range(config.layers)
         )
-        self.cells = CellEncoder(width) if config.statistics else None
-        sizes = [2 * kinds * width, width + config.edge_width, 2 * config.signals, 2 * width * config.statistics]
+        reads = [distribution] * config.statistics + [spectrum] * config.spectra
+        self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
+        sizes = [2 * kinds * width, width + config.edge_width, 2 * config.signals, *[2 * width] * len(reads)]
         self.readout = Readout([size for size in sizes if size], config)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
-        if self.cells is not None:
-            self.cells.statistics.fit(training)
+        for cells in self.cells.values():
+            assert isinstance(cells, CellEncoder)
+            cells.statistics.fit(training)
 
     def edge_features(self, models: Models) -> Tensor:
         """1, x/size, standardised x, and sign(x) log(1 + |x|/(SMALL size)), `[E, M, FEATURES]`."""
@@ -259,8 +263,7 @@ class GraphMetanet(MetanetModule):
                 at_outputs if at_outputs.shape[1] else u
             )  # outputs that are no neurons of their own: pooled nodes
             features.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
-        if self.cells is not None:
-            features.append(self.cells(models))
+        features += [cells(models) for cells in self.cells.values()]
         return self.readout(features, models)
 
 
@@ -276,14 +279,18 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals."""
+    """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals.
+
+    Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor.
+    """
     known = all(models.function is not None and models.function.examples is not None for models in training)
-    start = {"signals": 0, "probe_start": "data" if known else "noise"}
+    start = {"signals": 0, "spectra": False, "probe_start": "data" if known else "noise"}
     if any(fields.get(name) for name in ("probes", "lattice")):
         return {**start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
-        return {}
+        taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
+        return {"signals": 0, **fields} if taps else {}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
     return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}

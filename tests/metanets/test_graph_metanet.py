@@ -108,6 +108,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no signals": {"signals": 0},
     "no edge updates": {"edge_updates": False},
     "no statistics": {"statistics": False},
+    "no spectra": {"spectra": False},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
     "lattice": {"lattice": 4, "probe_shape": (2,)},
@@ -136,7 +137,7 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
     graph = topology(architecture("siren")[2])
     values = torch.zeros(graph.edges, MODELS)
     with_function, without = Models(graph, values, function), Models(graph, values)
-    shapes = {"signals": 0, "probe_start": "noise", "probe_shape": (2,), "probe_outputs": 1}
+    shapes = {"signals": 0, "spectra": False, "probe_start": "noise", "probe_shape": (2,), "probe_outputs": 1}
     assert found.adapt([with_function], {}) == {"lattice": LATTICE[2], **shapes}
     assert found.adapt([with_function], {"lattice": 0}) == {"probes": PROBES, "lattice": 0, **shapes}
     assert found.adapt([with_function], {"signals": 8}) == {"lattice": LATTICE[2], **shapes, "signals": 8}
@@ -144,6 +145,13 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
     for fields in ({"probes": 5}, {"lattice": 4}):
         with pytest.raises(UserError, match="models must take one real tensor"):
             found.adapt([with_function, without], fields)
+
+
+def test_signals_do_not_imitate_kernels() -> None:
+    found, graph = metanet("graph_metanet"), topology(architecture("small_cnn")[2])
+    cnns = Models(graph, torch.zeros(graph.edges, MODELS))
+    assert found.adapt([cnns], {}) == {"signals": 0}
+    assert found.adapt([cnns], {"signals": 8, "probes": 0}) == {"signals": 8, "probes": 0}
 
 
 def test_a_lattice_is_refused_where_inputs_are_no_coordinates() -> None:
