@@ -111,7 +111,10 @@ class Probes(nn.Module):
             function = function_of(training[0])
             if function.examples is None:
                 raise UserError("these models come without inputs that they were trained on; take probe_start=noise.", 2)  # fmt: skip
-            examples = function.examples()
+            try:
+                examples = function.examples()
+            except UserError as error:
+                raise UserError(f"{str(error).removesuffix('.')}, or take probe_start=noise, which needs no data.", error.exit_code) from error  # fmt: skip
             self.first.copy_(examples[evenly(len(examples), len(self.first))])
         read = torch.cat([
             self.read(few.to(self.first.dtype)) for models in training for few in some(function_of(models), STANDARD)

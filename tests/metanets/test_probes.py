@@ -10,7 +10,7 @@ from torch import Tensor
 from metanets.batching import Models
 from metanets.metanet import metanet
 from metanets.probes import Probes, ProbeStart, smooth
-from metanets.readout import Readout, ReadoutConfig
+from metanets.readout import LINEAR, Readout, ReadoutConfig
 from metanets.training import TrainingConfig, train
 from metanets.training.run import predictor_of
 from modelzoo.errors import UserError
@@ -48,6 +48,17 @@ def test_probes_begin_at_data_and_learn() -> None:
 def test_data_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="take probe_start=noise"):
         Probes(6, IMAGE, 10, start="data").double().begin([models("small_cnn")])
+    of = cnns()
+    assert of.function is not None
+
+    def missing() -> Tensor:
+        raise UserError("digits are not there; put them there.", 3)
+
+    with pytest.raises(UserError, match=r"put them there, or take probe_start=noise, which needs no data\.") as found:
+        Probes(6, IMAGE, 10, start="data").double().begin(
+            [replace(of, function=replace(of.function, examples=missing))]
+        )
+    assert found.value.exit_code == 3
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -97,7 +108,7 @@ def test_predictions_are_partly_linear_in_answers() -> None:
     torch.nn.init.normal_(direct.weight)
     after = readout([], of)
     assert readout.probes is not None
-    torch.testing.assert_close(after.outputs - before.outputs, readout.probes(of) @ direct.weight.T)
+    torch.testing.assert_close(after.outputs - before.outputs, LINEAR * (readout.probes(of) @ direct.weight.T))
     assert torch.equal(after.embeddings, before.embeddings)
     assert Readout([3], ReadoutConfig()).head.direct is None
 
