@@ -40,9 +40,9 @@ class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
     Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
-    (its singular values) these parts are left out. Where models can be evaluated, training sets
-    `lattice` (functions of one to three coordinates) or `probes` and leaves out spectra and the signals that imitate an
-    evaluation, unless they are set by hand; signals also where edges are taps, as of kernels, which they do not imitate.
+    (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
+    to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
+    by hand; signals also where edges are taps, as of kernels, which they do not imitate.
     """
 
     width: int = Field(32, gt=0)

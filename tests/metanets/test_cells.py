@@ -83,3 +83,14 @@ def test_standardised_over_training_and_zero_where_nothing_is_known(read: Callab
     constant = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read).double()
     constant.fit([models({name: torch.ones_like(tensor) for name, tensor in stacked(5, 4).items()})])
     assert constant(training).abs().max() == 0, "what never varied tells nothing"
+
+
+def test_pairs_are_mapped_as_their_edges_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(TOPOLOGY.edges, 3, 2, generator=generator, dtype=torch.float64)
+    weights = torch.randn(len(TOPOLOGY.codes), 2, 4, generator=generator, dtype=torch.float64)
+    expected = torch.zeros(len(TOPOLOGY.multiplicity), 3, 4, dtype=torch.float64)
+    for edge in range(TOPOLOGY.edges):
+        expected[TOPOLOGY.edge_pair[edge]] += features[edge] @ weights[TOPOLOGY.edge_code[edge]]
+    assert len(TOPOLOGY.multiplicity) < TOPOLOGY.edges
+    torch.testing.assert_close(TOPOLOGY.pair_map(features, weights), expected)
