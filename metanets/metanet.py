@@ -26,10 +26,30 @@ the function; nothing."""
 
 
 class Prediction(NamedTuple):
-    """What a metanet returns: `outputs [model, outputs]` (logits or values) and `embeddings [model, width]`."""
+    """What a metanet returns: `outputs [model, outputs]` (logits or values) and `embeddings [model, width]`.
+
+    Where outputs are a mixture of those of several readers, `members [model, reader, outputs]` are theirs: in training each of
+    them has a loss of its own.
+    """
 
     outputs: Tensor
     embeddings: Tensor
+    members: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Prediction]") -> "Prediction":
+        """Predictions of several batches, one after the other."""
+        members = [part.members for part in parts if part.members is not None]
+        return cls(
+            torch.cat([part.outputs for part in parts]),
+            torch.cat([part.embeddings for part in parts]),
+            torch.cat(members) if members else None,
+        )
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
+        """The same change to every part of it."""
+        members = None if self.members is None else change(self.members)
+        return Prediction(change(self.outputs), change(self.embeddings), members)
 
 
 class MetanetConfig(BaseModel):
@@ -78,8 +98,7 @@ class MetanetModule(nn.Module, ABC):
             return self.embed(batch)
         found = [(self.embed(models), positions) for models, positions in groups(batch)]
         order = torch.tensor([position for _, positions in found for position in positions]).argsort()
-        outputs, embeddings = (torch.cat(parts)[order] for parts in zip(*(each for each, _ in found), strict=True))
-        return Prediction(outputs, embeddings)
+        return Prediction.joined([each for each, _ in found]).each(lambda part: part[order])
 
 
 class ValueStatistics(nn.Module):

@@ -81,3 +81,40 @@ class Readout(nn.Module):
         read += [] if self.lattice is None else [self.lattice(models)]
         embeddings = self.body(torch.cat(read, -1))
         return Prediction(self.head(embeddings, answers), embeddings)
+
+
+class Mixture(nn.Module):
+    """Outputs of several readers, y = Σ_k p_k y_k with p = softmax(s), and s learned. Through it no reader learns anything."""
+
+    def __init__(self, readers: int) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.zeros(readers))
+
+    def forward(self, members: Tensor) -> Tensor:
+        """`[M, readers, outputs]` to `[M, outputs]`."""
+        return (self.shares.softmax(0)[:, None] * members.detach()).sum(1)
+
+
+class Readers(nn.Module):
+    """One readout for every group of features, each with a loss of its own, and a mixture of what they predict.
+
+    What is read by one readout together competes: statistics of weights are learned within an epoch, and messages, which
+    need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is their mean.
+
+    Args:
+        groups: lengths of the feature vectors of each reader.
+        config: the metanet's.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], config: ReadoutConfig) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(Readout(sizes, config) for sizes in groups)
+        self.head = Mixture(len(groups)) if len(groups) > 1 else None
+
+    def forward(self, groups: Sequence[Sequence[Tensor]], models: Models) -> Prediction:
+        """Features `[M, size]` each."""
+        found = [part(features, models) for part, features in zip(self.parts, groups, strict=True)]
+        if self.head is None:
+            return found[0]
+        members = torch.stack([each.outputs for each in found], 1)
+        return Prediction(self.head(members), torch.stack([each.embeddings for each in found]).mean(0), members)

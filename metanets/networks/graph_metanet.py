@@ -25,7 +25,7 @@ from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.cells import CellStatistics, distribution, spectrum
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.probes import laid_out, probe_shapes, probed
-from metanets.readout import Readout, ReadoutConfig
+from metanets.readout import Readers, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
 from modelzoo.family import Paper
 
@@ -207,8 +207,10 @@ class GraphMetanet(MetanetModule):
         )
         reads = [distribution] * config.statistics + [spectrum] * config.spectra
         self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
-        sizes = [2 * kinds * width, width + config.edge_width, 2 * config.signals, *[2 * width] * len(reads)]
-        self.readout = Readout([size for size in sizes if size], config)
+        messages = [2 * kinds * width, width + config.edge_width, *[2 * config.signals] * bool(config.signals)]
+        statistics = [2 * width] * len(reads)
+        self.apart = bool(statistics) and not config.probes and not config.lattice
+        self.readout = Readers([messages, statistics] if self.apart else [messages + statistics], config)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
@@ -256,15 +258,15 @@ class GraphMetanet(MetanetModule):
 
     def embed(self, models: Models) -> Prediction:
         topology, (u, h, e, g) = models.topology, self.states(models)
-        features = [pool(topology, h.transpose(0, 1)), torch.cat([g, edge_mean(e)], -1)]
+        messages = [pool(topology, h.transpose(0, 1)), torch.cat([g, edge_mean(e)], -1)]
         if u is not None:
             at_outputs = u[:, OUTPUTS[topology.node_kind]]
             at_outputs = (
                 at_outputs if at_outputs.shape[1] else u
             )  # outputs that are no neurons of their own: pooled nodes
-            features.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
-        features += [cells(models) for cells in self.cells.values()]
-        return self.readout(features, models)
+            messages.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
+        statistics = [cells(models) for cells in self.cells.values()]
+        return self.readout([messages, statistics] if self.apart else [messages + statistics], models)
 
 
 def pool(topology: Topology, states: Tensor) -> Tensor:

@@ -74,11 +74,12 @@ class Predictor(nn.Module):
 
     def raw(self, batch: Batch) -> Prediction:
         """One prediction a model of the batch, in its order: logits, or ranks of the target."""
-        found, dtype = [self.metanet(models) for models, _ in batch], self.ranks.knots.dtype
-        outputs = torch.cat([each.outputs for each in found]).to(dtype)  # mixed precision ends here
-        if self.kind == "regression":
-            outputs = 0.5 + outputs / sqrt(12)  # ranks have this mean and this standard deviation
-        return Prediction(outputs, torch.cat([each.embeddings for each in found]).to(dtype))
+        found = Prediction.joined([self.metanet(models) for models, _ in batch])
+        found = found.each(lambda part: part.to(self.ranks.knots.dtype))  # mixed precision ends here
+        if self.kind == "classification":
+            return found
+        ranks = found.each(lambda part: 0.5 + part / sqrt(12))  # ranks have this mean and this standard deviation
+        return ranks._replace(embeddings=found.embeddings)
 
     def forward(self, batch: Batch) -> Prediction:
         """One prediction a model of the batch, in its order: logits, or numbers."""
@@ -128,8 +129,11 @@ class WeightTraining(lightning.LightningModule):
         return self.predictor.cast(batch)  # zoos are in this machine's memory, and so is the metanet
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        targets = torch.cat([targets for _, targets in batch])
-        loss = self.loss(self.predictor.raw(batch).outputs, targets)
+        targets, raw = torch.cat([targets for _, targets in batch]), self.predictor.raw(batch)
+        loss = self.loss(raw.outputs, targets)
+        if raw.members is not None:
+            readers = [self.loss(outputs, targets) for outputs in raw.members.unbind(1)]
+            loss = loss + sum(readers) / len(readers)
         own = [found for models, _ in batch if (found := self.predictor.metanet.own_loss(models)) is not None]
         loss = loss + sum(own) / len(own) if own else loss
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
@@ -194,5 +198,5 @@ def answers(outputs: Tensor, kind: Kind) -> Tensor:
 def predict(predictor: Predictor, batches: Iterable[Batch]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Outputs `[model, outputs]` and embeddings `[model, width]` over batches, in their order."""
     predictor.eval()
-    outputs, embeddings = zip(*(predictor(predictor.cast(batch)) for batch in batches), strict=True)
-    return torch.cat(outputs).numpy(), torch.cat(embeddings).numpy()
+    found = Prediction.joined([predictor(predictor.cast(batch)) for batch in batches])
+    return found.outputs.numpy(), found.embeddings.numpy()

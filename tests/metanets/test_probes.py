@@ -117,6 +117,6 @@ def test_the_default_begins_at_the_data_of_the_zoo(metanet_zoo: Path, tmp_path: 
     config = TrainingConfig.read(target="test_accuracy", epochs=1, batch_size=16, fields={**metanet("graph_metanet").tiny, "probes": 3})  # fmt: skip
     done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
     assert done.record.config["probe_start"] == "data"
-    probes = predictor_of(done).metanet.readout.probes
+    probes = predictor_of(done).metanet.readout.parts[0].probes
     data = Zoo.open(metanet_zoo)["small_cnn"].task.data().train.inputs[0]
     assert torch.equal(probes.first, data[[0, round((len(data) - 1) / 2), len(data) - 1]])

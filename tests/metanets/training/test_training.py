@@ -147,7 +147,7 @@ def test_probes_are_inputs_that_the_metanet_chooses(metanet_zoo: Path, short: Tr
     config = short.model_copy(update={"epochs": 1, "fields": {**metanet("graph_metanet").tiny, "probes": 3}})
     done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
     assert done.record.config["probe_shape"] == list(Zoo.open(metanet_zoo)["small_cnn"].task.inputs.shape)
-    assert predictor_of(done).metanet.readout.probes.codes.requires_grad
+    assert predictor_of(done).metanet.readout.parts[0].probes.codes.requires_grad
 
 
 def test_a_run_of_an_earlier_version_is_refused(run: runs.Run, tmp_path: Path) -> None:

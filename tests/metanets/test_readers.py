@@ -1,0 +1,118 @@
+"""Readers of a metanet: each learns from a loss of its own, and a mixture predicts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metanets.metanet import Prediction, metanet
+from metanets.readout import Readers, ReadoutConfig
+from metanets.training import TrainingConfig, train
+from metanets.training.run import predictor_of
+from tests.metanets.subjects import models, moved, spread
+
+NOTHING: Any = None  # readouts without probes look at features alone
+
+
+def readers(outputs: int = 2) -> Readers:
+    torch.manual_seed(0)
+    return Readers([[3], [5, 2]], ReadoutConfig(outputs=outputs, embedding=6, dropout=0)).double()
+
+
+def features(count: int) -> list[list[Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [[torch.randn(count, size, dtype=torch.float64, generator=generator) for size in sizes] for sizes in ([3], [5, 2])]  # fmt: skip
+
+
+def learns(part: nn.Module) -> bool:
+    return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
+
+
+def test_a_loss_of_one_reader_teaches_that_reader_alone_and_one_of_the_mixture_the_shares() -> None:
+    net = readers()
+    found = net(features(7), NOTHING)
+    assert found.members is not None
+    assert found.members.shape == (7, 2, 2)
+    found.members[:, 0].square().sum().backward(retain_graph=True)
+    assert [learns(part) for part in net.parts] == [True, False]
+    assert net.head is not None
+    assert not learns(net.head)
+    net.zero_grad()
+    found.outputs.square().sum().backward()
+    assert [learns(part) for part in net.parts] == [False, False]
+    assert learns(net.head)
+
+
+def test_the_mixture_begins_at_the_mean_and_comes_to_trust_the_better_reader() -> None:
+    """The first reader knows what is asked, the second guesses."""
+    net, given = readers(1), features(300)
+    wanted = given[0][0][:, :1] - given[0][0][:, 1:2]
+    before = net(given, NOTHING)
+    torch.testing.assert_close(before.outputs, before.members.mean(1))
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        found = net(given, NOTHING)
+        loss = (found.outputs - wanted).square().mean() + (found.members - wanted[:, None]).square().mean()
+        loss.backward()
+        optimizer.step()
+    first, second = net.head.shares.softmax(0).tolist()
+    assert first > 0.8 > 0.2 > second
+    errors = (found.members - wanted[:, None]).square().mean((0, 2))
+    assert (found.outputs - wanted).square().mean() < 1.2 * errors.min()
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [({}, 2), ({"probes": 3, "probe_shape": (1, 8, 8), "probe_outputs": 10}, 1), ({"statistics": False}, 2), ({"statistics": False, "spectra": False}, 1)],
+)  # fmt: skip
+def test_statistics_have_a_reader_of_their_own_where_no_answers_are_read(fields: dict[str, Any], count: int) -> None:
+    found = metanet("graph_metanet")
+    net = found.build(found.configure({**found.tiny, "outputs": 3, **fields}), 0).double().eval()
+    of = models("small_cnn")
+    net.prepare([of])
+    members = net(of).members
+    assert (1 if members is None else members.shape[1]) == count
+
+
+def test_predictions_of_batches_are_joined_in_order_with_their_members() -> None:
+    parts = [Prediction(torch.full((n, 1), float(n)), torch.zeros(n, 4), torch.ones(n, 2, 1)) for n in (2, 3)]
+    joined = Prediction.joined(parts)
+    assert joined.outputs[:, 0].tolist() == [2, 2, 3, 3, 3]
+    assert joined.members is not None
+    assert joined.members.shape == (5, 2, 1)
+    assert Prediction.joined([part._replace(members=None) for part in parts]).members is None
+    reversed_ = joined.each(lambda part: part.flip(0))
+    assert reversed_.outputs[:, 0].tolist() == [3, 3, 3, 2, 2]
+
+
+def test_training_teaches_every_reader(metanet_zoo: Path, tmp_path: Path) -> None:
+    """Their outputs enter the mixture detached: without losses of their own they would stay as they began."""
+    fields = {**metanet("graph_metanet").tiny, "probes": 0}
+    config = TrainingConfig.read(target="test_accuracy", epochs=1, batch_size=16, fields=fields)
+    done = train(metanet_zoo, ["small_cnn"], tmp_path / "run", config, progress=False)
+    trained = predictor_of(done).metanet
+    found = metanet("graph_metanet")
+    fresh = found.build(found.configure(done.record.config), config.seed)
+    assert len(trained.readout.parts) == 2
+    for after, before in zip(trained.readout.parts, fresh.readout.parts, strict=True):
+        assert not torch.equal(after.body[1].weight, before.body[1].weight)
+    assert isinstance(trained.readout.head.shares, Tensor)
+    assert not torch.equal(trained.readout.head.shares, fresh.readout.head.shares)
+
+
+def test_every_reader_is_invariant() -> None:
+    """Outputs of each reader, not of their mixture alone, are those of the models whose neurons changed places."""
+    found, of = metanet("graph_metanet"), models("siren")
+    net = found.build(found.configure({**found.tiny, "outputs": 3}), 0).double().eval()
+    net.calibrate([of])
+    after = models("siren", moved("siren", "permutation", 1))
+    with torch.no_grad():
+        members, again = net(of).members, net(after).members
+    assert members is not None
+    assert again is not None
+    assert not torch.equal(of.values, after.values)
+    for own, other in zip(members.unbind(1), again.unbind(1), strict=True):
+        assert (own - other).norm() <= 1e-10 * spread(own)
