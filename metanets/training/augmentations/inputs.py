@@ -1,7 +1,7 @@
 """Augmentations of the signal that an implicit representation stands for: its input moves, f'(x) = f(R x + t).
 
-The first layer does it: W x + b becomes (W R) x + (b + W t). They change the function, and keep the label where a shifted
-or turned image is still of its class. They are there for models whose inputs are coordinates that meet one dense layer
+The first layer does it: W x + b becomes (W R) x + (b + W t). They change the function, and keep the label where a shifted,
+turned or mirrored image is still of its class. They are there for models whose inputs are coordinates that meet one dense layer
 with a bias, read off the parameter graph.
 """
 
@@ -72,6 +72,17 @@ def rotation(sample: Sample, strength: float, generator: torch.Generator) -> Sam
     return sample.with_values(values)
 
 
+def mirror(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
+    """f(x_1, …, −x_d) for a share `strength` of the models: images, whose columns are the last coordinate, left to right."""
+    layer, values = first_layer(sample.topology), sample.values.clone()
+    if layer is None:
+        return sample
+    chosen = torch.rand(len(sample), 1, generator=generator, dtype=values.dtype) < strength
+    last = layer.weights[:, -1]
+    values[:, last] = torch.where(chosen, -values[:, last], values[:, last])
+    return sample.with_values(values)
+
+
 def _applies(topology: Topology) -> bool:
     return first_layer(topology) is not None
 
@@ -103,5 +114,18 @@ register(
         paper=PAPER,
         summary="The image that an implicit representation stands for, turned.",
         applies=_turns,
+    )
+)
+register(
+    Augmentation(
+        name="input_mirror",
+        apply=mirror,
+        strength=0.5,
+        meaning="probability that a model is mirrored",
+        most=1.0,
+        keeps="label",
+        paper=PAPER,
+        summary="The image that an implicit representation stands for, left and right exchanged; of clothes, not of digits.",
+        applies=_applies,
     )
 )

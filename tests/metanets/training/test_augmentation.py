@@ -18,6 +18,7 @@ from tests.metanets.subjects import MODELS, built, example, models, moved, stack
 
 FAMILIES = ("mlp", "siren", "small_cnn", "lstm", "transformer")
 EXACT = 1e-9
+SURE = {"input_mirror": 1.0}  # strengths at which an augmentation changes every model, where its default does not
 
 
 def sample(family: str, classes: int = 0) -> Sample:
@@ -26,7 +27,7 @@ def sample(family: str, classes: int = 0) -> Sample:
 
 
 def changed(name: str, family: str) -> Sample:
-    return augment(sample(family), strengths({name: None}), torch.Generator().manual_seed(0))
+    return augment(sample(family), strengths({name: SURE.get(name)}), torch.Generator().manual_seed(0))
 
 
 def outputs(family: str, of: Sample, inputs: tuple[Tensor, ...] | None = None) -> Tensor:
@@ -39,7 +40,7 @@ def outputs(family: str, of: Sample, inputs: tuple[Tensor, ...] | None = None) -
 @pytest.mark.parametrize("name", list(augmentations()))
 def test_it_keeps_the_function_or_not_as_declared(name: str, family: str) -> None:
     found, before = augmentation(name), sample(family)
-    after = augment(before, strengths({name: None}), torch.Generator().manual_seed(0))
+    after = augment(before, strengths({name: SURE.get(name)}), torch.Generator().manual_seed(0))
     if not found.applies(before.topology):
         if after is not before:
             pytest.fail("it changes what it says it does not apply to")
@@ -66,7 +67,7 @@ def test_the_check_fails_an_augmentation_that_breaks_the_function() -> None:
     assert (own - other).abs().max() > 1e-3 * own.abs().max()
 
 
-@pytest.mark.parametrize("name", ["input_shift", "input_rotation"])
+@pytest.mark.parametrize("name", ["input_shift", "input_rotation", "input_mirror"])
 def test_the_signal_moves_as_its_input(name: str) -> None:
     """f'(x) = f(R x + t): what the first layer says R and t are explains the change of every output."""
     before, after = sample("siren"), changed(name, "siren")
@@ -84,6 +85,21 @@ def test_the_signal_moves_as_its_input(name: str) -> None:
         torch.testing.assert_close(own[i], expected, atol=1e-9, rtol=1e-9)
         assert (turn - torch.eye(2)).abs().max() + shift.abs().max() > 1e-3
     assert not augmentation(name).applies(models("small_cnn").topology)
+
+
+def test_half_of_the_models_are_mirrored_and_the_others_are_as_they_were() -> None:
+    before = sample("siren")
+    layer = first_layer(before.topology)
+    assert layer is not None
+    seen = []
+    for seed in range(40):
+        after = augment(before, strengths({"input_mirror": None}), torch.Generator().manual_seed(seed))
+        for own, other in zip(before.values, after.values, strict=True):
+            mirrored = own.clone()
+            mirrored[layer.weights[:, -1]] *= -1
+            seen.append(torch.equal(other, mirrored))
+            assert seen[-1] or torch.equal(other, own)
+    assert 0.35 < sum(seen) / len(seen) < 0.65
 
 
 def test_mixup_mixes_weights_and_targets_alike() -> None:
