@@ -31,6 +31,7 @@ from modelzoo.family import Paper
 
 FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
 PROBES = 64
+KERNELS = {"edge_width": 16, "layers": 3}  # sizes for models with kernels: fewer learn less where nothing is evaluated
 LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
@@ -42,7 +43,8 @@ class GraphMetanetConfig(ReadoutConfig):
     Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
     (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
     to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
-    by hand; signals also where edges are taps, as of kernels, which they do not imitate.
+    by hand; signals also where edges are taps, as of kernels, which they do not imitate. Kernels are read by wider edges and
+    three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`).
     """
 
     width: int = Field(32, gt=0)
@@ -283,19 +285,21 @@ def pool(topology: Topology, states: Tensor) -> Tensor:
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
     """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals.
 
-    Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor.
+    Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor; where some are,
+    messages have the sizes `KERNELS`.
     """
+    taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
+    sizes = KERNELS if taps else {}
     known = all(models.function is not None and models.function.examples is not None for models in training)
     start = {"signals": 0, "spectra": False, "probe_start": "data" if known else "noise"}
     if any(fields.get(name) for name in ("probes", "lattice")):
-        return {**start, **fields, **probe_shapes(training, fields)}
+        return {**sizes, **start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
-        taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
-        return {"signals": 0, **fields} if taps else {}
+        return {**sizes, "signals": 0, **fields} if taps else {}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
-    return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}
+    return {**sizes, **start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}
 
 
 METANET = register(

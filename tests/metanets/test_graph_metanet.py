@@ -15,7 +15,7 @@ from graphs import GraphStructure, Program, SymmetryGroup
 from graphs.symmetry import permutation_group
 from metanets.batching import ModelFunction, Models, Topology
 from metanets.metanet import MetanetModule, metanet
-from metanets.networks.graph_metanet import LATTICE, OUTPUTS, PROBES, GraphMetanet
+from metanets.networks.graph_metanet import KERNELS, LATTICE, OUTPUTS, PROBES, GraphMetanet
 from metanets.probes import Lattice
 from metanets.signals import HIDDEN
 from modelzoo.errors import UserError
@@ -147,11 +147,16 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
             found.adapt([with_function, without], fields)
 
 
-def test_signals_do_not_imitate_kernels() -> None:
+def test_kernels_have_sizes_of_their_own_and_signals_do_not_imitate_them() -> None:
     found, graph = metanet("graph_metanet"), topology(architecture("small_cnn")[2])
     cnns = Models(graph, torch.zeros(graph.edges, MODELS))
-    assert found.adapt([cnns], {}) == {"signals": 0}
-    assert found.adapt([cnns], {"signals": 8, "probes": 0}) == {"signals": 8, "probes": 0}
+    assert found.adapt([cnns], {}) == {"signals": 0, **KERNELS}
+    assert found.adapt([cnns], {"signals": 8, "probes": 0, "layers": 1}) == {
+        **KERNELS,
+        "signals": 8,
+        "probes": 0,
+        "layers": 1,
+    }
 
 
 def test_a_lattice_is_refused_where_inputs_are_no_coordinates() -> None:
