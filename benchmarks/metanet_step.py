@@ -46,9 +46,9 @@ def step(network: MetanetModule, batches: list[Models]) -> list[Tensor]:
     network.zero_grad()
     outputs = []
     for models in batches:
-        output = network.embed(models).outputs
-        output.square().sum().backward()
-        outputs.append(output.detach())
+        found = network.embed(models)
+        found.learned.square().sum().backward()
+        outputs.append(found.outputs.detach())
     return outputs
 
 

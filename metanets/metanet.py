@@ -28,13 +28,18 @@ the function; nothing."""
 class Prediction(NamedTuple):
     """What a metanet returns: `outputs [model, outputs]` (logits or values) and `embeddings [model, width]`.
 
-    Where outputs are a mixture of those of several readers, `members [model, reader, outputs]` are theirs: in training each of
-    them has a loss of its own.
+    Where outputs are a mixture of those of several readers, `members [model, reader, outputs]` are theirs. Each of them needs a
+    loss of its own then: gradients of `outputs` reach the shares of the mixture alone.
     """
 
     outputs: Tensor
     embeddings: Tensor
     members: Tensor | None = None
+
+    @property
+    def learned(self) -> Tensor:
+        """What losses are of, `[model, reader, outputs]`: the members, or the outputs as those of the only reader."""
+        return self.outputs[:, None] if self.members is None else self.members
 
     @classmethod
     def joined(cls, parts: "Sequence[Prediction]") -> "Prediction":

@@ -82,7 +82,7 @@ def step_cost(predictor: Predictor, batch: Batch, precision: Precision = "32") -
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = predictor.raw(batch).outputs.square().mean()
+            loss = predictor.raw(batch).learned.square().mean()
         loss.backward()
         optimizer.step()
 

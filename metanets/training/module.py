@@ -131,13 +131,11 @@ class WeightTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         targets, raw = torch.cat([targets for _, targets in batch]), self.predictor.raw(batch)
         loss = self.loss(raw.outputs, targets)
-        if raw.members is not None:
-            readers = [self.loss(outputs, targets) for outputs in raw.members.unbind(1)]
-            loss = loss + sum(readers) / len(readers)
         own = [found for models, _ in batch if (found := self.predictor.metanet.own_loss(models)) is not None]
         loss = loss + sum(own) / len(own) if own else loss
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
-        return loss
+        readers = [] if raw.members is None else [self.loss(outputs, targets) for outputs in raw.members.unbind(1)]
+        return loss + sum(readers) / len(readers) if readers else loss
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         if self.averaged is not None and self.trainer.global_step:

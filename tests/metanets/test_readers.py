@@ -40,9 +40,11 @@ def test_a_loss_of_one_reader_teaches_that_reader_alone_and_one_of_the_mixture_t
     assert net.head is not None
     assert not learns(net.head)
     net.zero_grad()
-    found.outputs.square().sum().backward()
+    found.outputs.square().sum().backward(retain_graph=True)
     assert [learns(part) for part in net.parts] == [False, False]
     assert learns(net.head)
+    found.learned.square().sum().backward()
+    assert [learns(part) for part in net.parts] == [True, True]
 
 
 def test_the_mixture_begins_at_the_mean_and_comes_to_trust_the_better_reader() -> None:
@@ -83,7 +85,9 @@ def test_predictions_of_batches_are_joined_in_order_with_their_members() -> None
     assert joined.outputs[:, 0].tolist() == [2, 2, 3, 3, 3]
     assert joined.members is not None
     assert joined.members.shape == (5, 2, 1)
-    assert Prediction.joined([part._replace(members=None) for part in parts]).members is None
+    alone = Prediction.joined([part._replace(members=None) for part in parts])
+    assert alone.members is None
+    assert torch.equal(alone.learned[:, 0], alone.outputs)
     reversed_ = joined.each(lambda part: part.flip(0))
     assert reversed_.outputs[:, 0].tolist() == [3, 3, 3, 2, 2]
 
