@@ -17,7 +17,8 @@ class ReadoutConfig(MetanetConfig):
     """Sizes of a `Readout`.
 
     With `probes` the models themselves are evaluated at that many learned inputs, which begin at noise or at data that the
-    models were trained on (`probe_start`), with `lattice` on a lattice of that many points along every axis.
+    models were trained on (`probe_start`), with `lattice` on a lattice of that many points along every axis. `embedding` is the
+    length of what one readout gives.
     """
 
     embedding: int = Field(64, gt=0)
@@ -99,7 +100,8 @@ class Readers(nn.Module):
     """One readout for every group of features, each with a loss of its own, and a mixture of what they predict.
 
     What is read by one readout together competes: statistics of weights are learned within an epoch, and messages, which
-    need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is their mean.
+    need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is theirs,
+    one after the other.
 
     Args:
         groups: lengths of the feature vectors of each reader.
@@ -117,4 +119,4 @@ class Readers(nn.Module):
         if self.head is None:
             return found[0]
         members = torch.stack([each.outputs for each in found], 1)
-        return Prediction(self.head(members), torch.stack([each.embeddings for each in found]).mean(0), members)
+        return Prediction(self.head(members), torch.cat([each.embeddings for each in found], 1), members)

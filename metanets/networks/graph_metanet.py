@@ -190,7 +190,7 @@ class GraphMetanet(MetanetModule):
     """Signals and message passing on parameter graphs, with edge updates.
 
     Shape:
-        a batch of models of any architectures; outputs `[model, outputs]`, embeddings `[model, embedding]`.
+        a batch of models of any architectures; outputs `[model, outputs]`, embeddings `[model, readers · embedding]`.
     """
 
     def __init__(self, config: GraphMetanetConfig) -> None:

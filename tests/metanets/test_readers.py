@@ -35,6 +35,9 @@ def test_a_loss_of_one_reader_teaches_that_reader_alone_and_one_of_the_mixture_t
     found = net(features(7), NOTHING)
     assert found.members is not None
     assert found.members.shape == (7, 2, 2)
+    assert found.embeddings.shape == (7, 2 * 6)
+    alone = [part(own, NOTHING).embeddings for part, own in zip(net.parts, features(7), strict=True)]
+    assert torch.equal(found.embeddings, torch.cat(alone, 1))
     found.members[:, 0].square().sum().backward(retain_graph=True)
     assert [learns(part) for part in net.parts] == [True, False]
     assert net.head is not None
