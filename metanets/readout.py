@@ -1,6 +1,8 @@
 """What every metanet ends in: invariant features, and answers of the models, to an embedding and a prediction."""
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -10,6 +12,7 @@ from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
 from metanets.probes import Lattice, Probes, ProbeStart
 
+Feature = TypeVar("Feature")
 LINEAR = 0.1  # factor of the linear map of answers: learned as slowly, it does not learn a few hundred models by heart
 
 
@@ -101,21 +104,26 @@ class Readers(nn.Module):
 
     What is read by one readout together competes: statistics of weights are learned within an epoch, and messages, which
     need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is theirs,
-    one after the other.
+    one after the other. Where answers of the models are read as well, one readout reads everything.
 
     Args:
-        groups: lengths of the feature vectors of each reader.
+        groups: lengths of the feature vectors of each reader; a group of none has no reader.
         config: the metanet's.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], config: ReadoutConfig) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(Readout(sizes, config) for sizes in groups)
-        self.head = Mixture(len(groups)) if len(groups) > 1 else None
+        self.apart = not config.probes and not config.lattice
+        self.parts = nn.ModuleList(Readout(sizes, config) for sizes in self.arranged(groups))
+        self.head = Mixture(len(self.parts)) if len(self.parts) > 1 else None
+
+    def arranged(self, groups: Sequence[Sequence[Feature]]) -> list[Sequence[Feature]]:
+        """By reader."""
+        return [group for group in groups if group] if self.apart else [list(chain.from_iterable(groups))]
 
     def forward(self, groups: Sequence[Sequence[Tensor]], models: Models) -> Prediction:
         """Features `[M, size]` each."""
-        found = [part(features, models) for part, features in zip(self.parts, groups, strict=True)]
+        found = [part(features, models) for part, features in zip(self.parts, self.arranged(groups), strict=True)]
         if self.head is None:
             return found[0]
         members = torch.stack([each.outputs for each in found], 1)

@@ -210,9 +210,7 @@ class GraphMetanet(MetanetModule):
         reads = [distribution] * config.statistics + [spectrum] * config.spectra
         self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
         messages = [2 * kinds * width, width + config.edge_width, *[2 * config.signals] * bool(config.signals)]
-        statistics = [2 * width] * len(reads)
-        self.apart = bool(statistics) and not config.probes and not config.lattice
-        self.readout = Readers([messages, statistics] if self.apart else [messages + statistics], config)
+        self.readout = Readers([messages, [2 * width] * len(reads)], config)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
@@ -267,8 +265,7 @@ class GraphMetanet(MetanetModule):
                 at_outputs if at_outputs.shape[1] else u
             )  # outputs that are no neurons of their own: pooled nodes
             messages.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
-        statistics = [cells(models) for cells in self.cells.values()]
-        return self.readout([messages, statistics] if self.apart else [messages + statistics], models)
+        return self.readout([messages, [cells(models) for cells in self.cells.values()]], models)
 
 
 def pool(topology: Topology, states: Tensor) -> Tensor:
@@ -289,17 +286,17 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
     messages have the sizes `KERNELS`.
     """
     taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
-    sizes = KERNELS if taps else {}
+    sizes: dict[str, Any] = KERNELS if taps else {}
     known = all(models.function is not None and models.function.examples is not None for models in training)
-    start = {"signals": 0, "spectra": False, "probe_start": "data" if known else "noise"}
+    start = {**sizes, "signals": 0, "spectra": False, "probe_start": "data" if known else "noise"}
     if any(fields.get(name) for name in ("probes", "lattice")):
-        return {**sizes, **start, **fields, **probe_shapes(training, fields)}
+        return {**start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
         return {**sizes, "signals": 0, **fields} if taps else {}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
-    return {**sizes, **start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}
+    return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}
 
 
 METANET = register(
