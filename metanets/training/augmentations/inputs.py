@@ -51,11 +51,16 @@ def first_layer(topology: Topology) -> FirstLayer | None:
     return FirstLayer(torch.from_numpy(weights), torch.from_numpy(biases))
 
 
+def readable(sample: Sample) -> tuple[FirstLayer, Tensor]:
+    """The first layer of models that have one, and a copy of their values."""
+    layer = first_layer(sample.topology)
+    assert layer is not None  # `augment` asks whether an augmentation applies
+    return layer, sample.values.clone()
+
+
 def shift(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
     """f(x + t) with t ~ N(0, strength²)."""
-    layer, values = first_layer(sample.topology), sample.values.clone()
-    if layer is None:
-        return sample
+    layer, values = readable(sample)
     t = torch.randn(len(sample), layer.weights.shape[1], 1, generator=generator, dtype=values.dtype) * strength
     values[:, layer.biases] += (values[:, layer.weights] @ t)[..., 0]
     return sample.with_values(values)
@@ -63,9 +68,7 @@ def shift(sample: Sample, strength: float, generator: torch.Generator) -> Sample
 
 def rotation(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
     """f(R x) with R a rotation by N(0, strength²) radians in every plane."""
-    layer, values = first_layer(sample.topology), sample.values.clone()
-    if layer is None:
-        return sample
+    layer, values = readable(sample)
     size = layer.weights.shape[1]
     plane = torch.randn(len(sample), size, size, generator=generator, dtype=values.dtype).triu(1) * strength
     values[:, layer.weights] = values[:, layer.weights] @ torch.linalg.matrix_exp(plane - plane.mT)
@@ -74,9 +77,7 @@ def rotation(sample: Sample, strength: float, generator: torch.Generator) -> Sam
 
 def mirror(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
     """f(x_1, …, −x_d) for a share `strength` of the models: images, whose columns are the last coordinate, left to right."""
-    layer, values = first_layer(sample.topology), sample.values.clone()
-    if layer is None:
-        return sample
+    layer, values = readable(sample)
     chosen = torch.rand(len(sample), 1, generator=generator, dtype=values.dtype) < strength
     last = layer.weights[:, -1]
     values[:, last] = torch.where(chosen, -values[:, last], values[:, last])
