@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from metanets.batching import DEPTH_BINS, Models, groups
-from metanets.probes import Probes
 from modelzoo.configured import configured
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -57,12 +56,28 @@ class Prediction(NamedTuple):
         return Prediction(change(self.outputs), change(self.embeddings), members)
 
 
+class Wanted(NamedTuple):
+    """What a regression wants of models: `values [M]` in the target's unit, and the metanet's `outputs [M]` that stand for
+    them, which rise with them."""
+
+    values: Tensor
+    outputs: Tensor
+
+
 class MetanetConfig(BaseModel):
     """Base of every metanet's config: frozen, unknown keys refused; `outputs` follows from the target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outputs: int = Field(1, gt=0)
+
+
+class Prepared(nn.Module, ABC):
+    """A part of a metanet that begins at what is read off the training models."""
+
+    @abstractmethod
+    def begin(self, training: Sequence[Models], wanted: Sequence[Wanted] | None) -> None:
+        """Called once before training, as `MetanetModule.prepare`."""
 
 
 class MetanetModule(nn.Module, ABC):
@@ -78,12 +93,17 @@ class MetanetModule(nn.Module, ABC):
     def calibrate(self, training: Sequence[Models]) -> None:
         """Set normalisation statistics from the training models; called once before training."""
 
-    def prepare(self, training: Sequence[Models]) -> None:
-        """All that is read off the training models before training: statistics, and where probes begin."""
+    def prepare(self, training: Sequence[Models], wanted: Sequence[Wanted] | None = None) -> None:
+        """All that is read off the training models before training: statistics, where probes begin, a regression on answers.
+
+        Args:
+            training: models of every architecture.
+            wanted: of these, by architecture; None where that is no number or not known.
+        """
         self.calibrate(training)
         for part in self.modules():
-            if isinstance(part, Probes):
-                part.begin(training)
+            if isinstance(part, Prepared):
+                part.begin(training, wanted)
 
     def own_loss(self, models: Models) -> Tensor | None:
         """A loss that is added in training to that of the prediction, None where there is none."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from metanets.batching import ModelFunction, Models
+from metanets.metanet import Prepared, Wanted
 from modelzoo.errors import UserError
 
 ProbeStart = Literal["noise", "data"]
@@ -62,7 +63,29 @@ def smooth(images: Tensor) -> Tensor:
     return filtered * (images.std() / filtered.std())
 
 
-class Probes(nn.Module):
+def noise(count: int, shape: Sequence[int]) -> Tensor:
+    """Inputs `[count, *shape]` where there is no data to take them from; of three sizes, images."""
+    drawn = 0.5 * torch.randn(count, *shape)
+    return smooth(drawn) if len(shape) == 3 else drawn
+
+
+def examples(training: Sequence[Models], count: int) -> Tensor:
+    """So many inputs `[count, *shape]` that models were trained on, evenly spread over the first architecture's data.
+
+    Raises:
+        UserError: the models come without such inputs, or these cannot be read.
+    """
+    function = function_of(training[0])
+    if function.examples is None:
+        raise UserError("these models come without inputs that they were trained on; take probe_start=noise.", 2)
+    try:
+        found = function.examples()
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}, or take probe_start=noise, which needs no data.", error.exit_code) from error  # fmt: skip
+    return found[evenly(len(found), count)]
+
+
+class Probes(Prepared):
     """Answers of every model to inputs x_q = s_q + r (W_2 W_1 z_q + b) with learned codes z_q.
 
     Answers are read on the scale of `comparable`, standardised over the training models.
@@ -105,17 +128,10 @@ class Probes(nn.Module):
                 self.outer.weight.copy_(smooth(self.outer.weight.T.unflatten(1, self.shape)).flatten(1).T)
 
     @torch.no_grad()
-    def begin(self, training: Sequence[Models]) -> None:
+    def begin(self, training: Sequence[Models], wanted: Sequence[Wanted] | None = None) -> None:
         """Take the first probes from the data of the training models, evenly spread over it, and standardise answers."""
         if self.start == "data":
-            function = function_of(training[0])
-            if function.examples is None:
-                raise UserError("these models come without inputs that they were trained on; take probe_start=noise.", 2)  # fmt: skip
-            try:
-                examples = function.examples()
-            except UserError as error:
-                raise UserError(f"{str(error).removesuffix('.')}, or take probe_start=noise, which needs no data.", error.exit_code) from error  # fmt: skip
-            self.first.copy_(examples[evenly(len(examples), len(self.first))])
+            self.first.copy_(examples(training, len(self.first)))
         read = torch.cat([
             self.read(few.to(self.first.dtype)) for models in training for few in some(function_of(models), STANDARD)
         ])  # fmt: skip

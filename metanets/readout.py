@@ -1,6 +1,6 @@
 """What every metanet ends in: invariant features, and answers of the models, to an embedding and a prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
 from metanets.probes import Lattice, Probes, ProbeStart
+from metanets.ridge import Ridge
 
 Feature = TypeVar("Feature")
 LINEAR = 0.1  # factor of the linear map of answers: learned as slowly, it does not learn a few hundred models by heart
+SEARCH = 50  # steps in search of shares
+EQUAL = 0.1  # weight of equal shares, beside the sum of losses: few models do not say much about shares
 
 
 class ReadoutConfig(MetanetConfig):
@@ -88,15 +91,66 @@ class Readout(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Outputs of several readers, y = Σ_k p_k y_k with p = softmax(s), and s learned. Through it no reader learns anything."""
+    """Outputs of several readers, y = Σ_k p_k y_k; through it no reader learns anything.
 
-    def __init__(self, readers: int) -> None:
+    Shares p_k begin equal; training chooses those that predict the validation models best. Where the models are evaluated
+    at probes, a ridge regression on answers is one reader more, outside training: it does not learn.
+
+    Args:
+        readers: that learn.
+        config: the metanet's.
+    """
+
+    shares: Tensor
+
+    def __init__(self, readers: int, config: ReadoutConfig) -> None:
         super().__init__()
-        self.shares = nn.Parameter(torch.zeros(readers))
+        shape, answers = config.probe_shape, config.probe_outputs
+        self.ridge = Ridge(config.probes, shape, answers, config.probe_start) if config.probes else None
+        readers += self.ridge is not None
+        self.register_buffer("shares", torch.full((readers,), 1 / readers))
 
-    def forward(self, members: Tensor) -> Tensor:
+    def forward(self, found: Sequence[Prediction], models: Models) -> Prediction:
+        """Of the readers that learn, with their embeddings one after the other."""
+        outputs = [each.outputs for each in found]
+        if self.ridge is not None and self.ridge.fitted and not self.training:
+            outputs.append(self.ridge(models).to(outputs[0].dtype))
+        if len(outputs) == 1:
+            return found[0]
+        members = torch.stack(outputs, 1)  # [M, readers, outputs]
+        embeddings = torch.cat([each.embeddings for each in found], 1)
+        return Prediction(self.mixed(members.detach(), self.shares), embeddings, members)
+
+    @staticmethod
+    def mixed(members: Tensor, shares: Tensor) -> Tensor:
         """`[M, readers, outputs]` to `[M, outputs]`."""
-        return (self.shares.softmax(0)[:, None] * members.detach()).sum(1)
+        return (shares[:, None] * members).sum(1)
+
+    @torch.enable_grad()
+    def choose(self, members: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Set the shares, positive and one in all, to those of the least loss + 0.1/M Σ_k (p_k − 1/K)².
+
+        Args:
+            members: outputs of the readers, `[M, readers, outputs]`.
+            loss: mean over the models, of outputs.
+
+        Returns:
+            The outputs that they give, `[M, outputs]`.
+        """
+        members, equal = members.detach(), 1 / members.shape[1]
+        scores = torch.zeros_like(self.shares, requires_grad=True)
+        search = torch.optim.LBFGS([scores], max_iter=SEARCH, line_search_fn="strong_wolfe")
+
+        def evaluate() -> Tensor:
+            search.zero_grad()
+            shares = scores.softmax(0)
+            value = loss(self.mixed(members, shares)) + EQUAL / len(members) * (shares - equal).square().sum()
+            value.backward()
+            return value
+
+        search.step(evaluate)
+        self.shares.copy_(scores.detach().softmax(0))
+        return self.mixed(members, self.shares)
 
 
 class Readers(nn.Module):
@@ -104,7 +158,8 @@ class Readers(nn.Module):
 
     What is read by one readout together competes: statistics of weights are learned within an epoch, and messages, which
     need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is theirs,
-    one after the other. Where answers of the models are read as well, one readout reads everything.
+    one after the other. Where answers of the models are read as well, one readout reads everything, and a ridge regression
+    on answers is mixed with it.
 
     Args:
         groups: lengths of the feature vectors of each reader; a group of none has no reader.
@@ -115,7 +170,7 @@ class Readers(nn.Module):
         super().__init__()
         self.apart = not config.probes and not config.lattice
         self.parts = nn.ModuleList(Readout(sizes, config) for sizes in self.arranged(groups))
-        self.head = Mixture(len(self.parts)) if len(self.parts) > 1 else None
+        self.head = Mixture(len(self.parts), config)
 
     def arranged(self, groups: Sequence[Sequence[Feature]]) -> list[Sequence[Feature]]:
         """By reader."""
@@ -123,8 +178,5 @@ class Readers(nn.Module):
 
     def forward(self, groups: Sequence[Sequence[Tensor]], models: Models) -> Prediction:
         """Features `[M, size]` each."""
-        found = [part(features, models) for part, features in zip(self.parts, self.arranged(groups), strict=True)]
-        if self.head is None:
-            return found[0]
-        members = torch.stack([each.outputs for each in found], 1)
-        return Prediction(self.head(members), torch.cat([each.embeddings for each in found], 1), members)
+        parts = zip(self.parts, self.arranged(groups), strict=True)
+        return self.head([part(features, models) for part, features in parts], models)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from metanets.baseline import Baseline, register
 from metanets.probes import comparable, evenly
+from metanets.ridge import PENALTIES
 from metanets.training.data import PopulationBlock, WeightData
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
 
 PROBES = 64
-PENALTIES = np.logspace(-2, 5, 15)  # of ridge, leave-one-out on the training split
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of logistic regression, the best on the validation split
 
 

@@ -262,14 +262,16 @@ class WeightData(lightning.LightningDataModule):
                 found.append((block.models(where[own, 1]), self.targets[chosen[own]]))
         return found
 
-    def training_models(self) -> list[Models]:
-        """Training models of every population, for statistics: at even distances, where all would not fit into a buffer."""
-        train, found = self.where[self.rows("train")], []
+    def training_batch(self) -> Batch:
+        """Training models of every population with their targets, for statistics: at even distances, where all would not
+        fit into a buffer."""
+        train, found = torch.tensor(self.rows("train")), []
         for number, block in enumerate(self.blocks):
-            rows = train[train[:, 0] == number, 1]
+            rows = train[self.where[train, 0] == number]
             if len(rows):
                 fitting = max(FEWEST_SAMPLED, self.room // model_bytes(block.population))
-                found.append(block.models(rows[torch.linspace(0, len(rows) - 1, min(fitting, len(rows))).long()]))
+                rows = rows[torch.linspace(0, len(rows) - 1, min(fitting, len(rows))).long()]
+                found.append((block.models(self.where[rows, 1]), self.targets[rows]))
         return found
 
     def _order(self, rows: Sequence[int]) -> Shuffle:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from metanets.metanet import MetanetModule, Prediction
+from metanets.metanet import MetanetModule, Prediction, Wanted
+from metanets.readout import Mixture
 from metanets.runs import Kind
 from metanets.scores import METRICS, scores
 from metanets.training.config import TrainingConfig
@@ -62,6 +63,15 @@ class Predictor(nn.Module):
         self.metanet, self.kind = metanet, kind
         self.ranks = Ranks()
 
+    def prepare(self, training: Batch, targets: Tensor) -> None:
+        """Read off what training begins at: ranks of all the training targets, the rest from training models with theirs."""
+        wanted = None
+        if self.kind == "regression":
+            self.ranks.fit(targets)
+            values = [own.to(self.ranks.knots.dtype) for _, own in training]
+            wanted = [Wanted(own, (self.ranks(own) - 0.5) * sqrt(12)) for own in values]
+        self.metanet.prepare([models for models, _ in training], wanted)
+
     def cast(self, batch: Batch) -> Batch:
         """A batch in double precision, where the weights are."""
         dtype = self.ranks.knots.dtype
@@ -102,7 +112,7 @@ class WeightTraining(lightning.LightningModule):
         self.predictor, self.config, self.kind, self.steps = predictor, config, kind, steps
         average = get_ema_multi_avg_fn(config.average)
         self.averaged = AveragedModel(predictor, multi_avg_fn=average, use_buffers=True) if config.average else None
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.seen: list[tuple[Prediction, Tensor]] = []
 
     @property
     def best(self) -> Predictor:
@@ -130,29 +140,40 @@ class WeightTraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         targets, raw = torch.cat([targets for _, targets in batch]), self.predictor.raw(batch)
-        loss = self.loss(raw.outputs, targets)
-        own = [found for models, _ in batch if (found := self.predictor.metanet.own_loss(models)) is not None]
-        loss = loss + sum(own) / len(own) if own else loss
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
-        readers = [] if raw.members is None else [self.loss(outputs, targets) for outputs in raw.members.unbind(1)]
-        return loss + sum(readers) / len(readers) if readers else loss
+        loss = torch.stack([self.loss(outputs, targets) for outputs in raw.learned.unbind(1)]).mean()
+        parts = [found for models, _ in batch if (found := self.predictor.metanet.own_loss(models)) is not None]
+        own = torch.stack(parts).mean() if parts else torch.zeros_like(loss)
+        predicted = self.loss(raw.outputs, targets) + own
+        self.log("train_loss", predicted, on_step=False, on_epoch=True, batch_size=len(targets))
+        return loss + own
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         if self.averaged is not None and self.trainer.global_step:
             self.averaged.update_parameters(self.predictor)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self.seen.append((self.best.raw(batch).outputs, torch.cat([targets for _, targets in batch])))
+        self.seen.append((self.best.raw(batch), torch.cat([targets for _, targets in batch])))
 
     def on_validation_epoch_end(self) -> None:
-        outputs, targets = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        raw, targets = Prediction.joined([raw for raw, _ in self.seen]), torch.cat([part for _, part in self.seen])
         self.seen.clear()
+        outputs = raw.outputs
         if not outputs.isfinite().all():
             raise FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}")
+        if raw.members is not None:
+            outputs = self.choose_shares(raw.members, targets)
         found = outputs if self.kind == "classification" else self.best.ranks.invert(outputs)
         values = scores(targets.numpy(), answers(found, self.kind).numpy(), self.kind)
         self.log("validation_loss", self.loss(outputs, targets))
         self.log_dict({f"validation_{name}": values[name] for name in METRICS[self.kind]})
+
+    def choose_shares(self, members: Tensor, targets: Tensor) -> Tensor:
+        """Of readers of the validation models, in what is validated and in what is trained; returns the outputs they give."""
+        outputs = members[:, 0]
+        for part in {*self.predictor.modules(), *self.best.modules()}:
+            if isinstance(part, Mixture):
+                outputs = part.choose(members, lambda outputs: self.loss(outputs, targets))
+        return outputs
 
     def configure_optimizers(self) -> Any:
         return optimization(self.predictor, self.config, self.steps)

@@ -73,18 +73,17 @@ def train(
         store, populations, config.target, config.kind, config.batch_size, config.augment, config.seed,
         mode=config.data, models=config.models,
     )  # fmt: skip
-    training = data.training_models()
+    batch = data.training_batch()
+    training = [models for models, _ in batch]
     if chosen.one_architecture and len({models.topology for models in training}) > 1:
         raise UserError(f"metanet {chosen.name!r} reads one architecture; name one population, or train graph_metanet.")
     outputs = len(data.classes) or 1
     fields = {**config.fields, "outputs": outputs, **chosen.adapt(training, config.fields)}
     network = chosen.configure(fields)
     predictor = Predictor(chosen.build(network, config.seed), data.kind).to(config.dtype)
-    predictor.metanet.prepare(training)
+    predictor.prepare(batch, data.targets[data.rows("train")])
     taken_over = None if start is None else start.take(predictor.metanet)
-    del training  # up to a buffer of weights
-    if data.kind == "regression":
-        predictor.ranks.fit(data.targets[data.rows("train")])
+    del batch, training  # up to a buffer of weights
     record = RunRecord(
         metanet=chosen.name, config=network.model_dump(mode="json"), zoo=str(zoo), populations=tuple(populations),
         snapshot=store.snapshot_id, target=config.target, kind=data.kind, classes=data.classes,

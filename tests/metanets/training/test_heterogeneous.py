@@ -30,7 +30,7 @@ def test_what_reads_one_architecture_refuses_two(name: str, metanet_zoo: Path, t
 @pytest.mark.parametrize("name", [name for name, each in metanets().items() if not each.one_architecture])
 def test_what_reads_any_architecture_learns_from_both_at_once(name: str, data: WeightData) -> None:
     """Every parameter that one population reaches on its own has a gradient in the batch of both; models are told apart."""
-    found, training = metanet(name), data.training_models()
+    found, training = metanet(name), [models for models, _ in data.training_batch()]
     net = found.build(found.configure({**found.tiny, **found.adapt(training, found.tiny)}), 0).eval()
     net.calibrate(training)
     rows = [*range(4), *range(96, 100)]

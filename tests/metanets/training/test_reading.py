@@ -174,7 +174,7 @@ def test_what_is_mapped_or_streamed_need_not_fit_in_memory(path: Path, monkeypat
     def epoch(mode: DataMode) -> Callable[[], None]:
         def work() -> None:
             found.blocks = [replace(block, reading=reading(mode, Zoo.open(path)["mlp"], positions, data.BUFFER_BYTES))]
-            assert sum(map(len, found.training_models())) == CHUNK
+            assert sum(len(models) for models, _ in found.training_batch()) == CHUNK
             for _ in found.train_dataloader():
                 pass
 

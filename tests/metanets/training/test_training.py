@@ -67,7 +67,7 @@ def test_targets_of_other_splits_do_not_reach_training(metanet_zoo: Path, short:
     seen = [targets for batch in data.train_dataloader() for _, targets in batch]
     train_rows = data.table.loc[data.table["split"] == "train", "test_accuracy"]
     assert sorted(torch.cat(seen).tolist()) == sorted(train_rows.astype(np.float32).tolist())
-    assert sum(len(models) for models in data.training_models()) == len(train_rows)
+    assert sum(len(models) for models, _ in data.training_batch()) == len(train_rows)
 
 
 def test_interrupted_training_goes_on_to_the_same_end(
@@ -197,7 +197,7 @@ def test_few_models_are_learned_from_and_the_other_splits_stay(metanet_zoo: Path
     assert sorted(few.rows("train") + few.rows("unused")) == np.flatnonzero(split == "train").tolist()
     for name in ("validation", "test"):
         assert few.rows(name) == np.flatnonzero(split == name).tolist()
-    assert sum(len(models) for models in few.training_models()) == 8
+    assert sum(len(models) for models, _ in few.training_batch()) == 8
     for count in (3, 1 + (split == "train").sum()):
         with pytest.raises(UserError, match=f"can be learned from, got {count}"):
             WeightData(zoo, ["mlp"], "test_accuracy", models=count)
