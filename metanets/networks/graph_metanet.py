@@ -24,13 +24,15 @@ from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.cells import CellStatistics, distribution, spectrum
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
+from metanets.modulated import ModulatedMessages
 from metanets.probes import laid_out, probe_shapes, probed
 from metanets.readout import Readers, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
+from metanets.states import FEATURES, EdgeEncoder, perceptron, pool, root_mean_square, soft
 from modelzoo.family import Paper
 
-FEATURES = 4  # of an edge value, see `GraphMetanet.edge_features`
 PROBES = 64
+PRINCIPAL = 3  # layers of messages with principal aggregation where architectures differ
 KERNELS = {"edge_width": 16, "layers": 3}  # sizes for models with kernels: fewer learn less where nothing is evaluated
 LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
@@ -44,7 +46,8 @@ class GraphMetanetConfig(ReadoutConfig):
     (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
     to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
     by hand; signals also where edges are taps, as of kernels, which they do not imitate. Kernels are read by wider edges and
-    three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`).
+    three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`), and
+    where architectures differ as well, so have `principal` layers of `metanets.modulated.ModulatedMessages`.
     """
 
     width: int = Field(32, gt=0)
@@ -54,45 +57,7 @@ class GraphMetanetConfig(ReadoutConfig):
     signals: int = Field(256, ge=0, multiple_of=8)
     statistics: bool = True
     spectra: bool = True
-
-
-def soft(x: Tensor) -> Tensor:
-    """The identity near zero, a logarithm far out: sign(x) log(1 + |x|)."""
-    return x.sign() * x.abs().log1p()
-
-
-def root_mean_square(x: Tensor, dim: int) -> Tensor:
-    """√(mean x²), with a gradient at zero."""
-    return (x.square().mean(dim) + 1e-12).sqrt()
-
-
-def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """Two linear layers with a SiLU between them."""
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, outputs))
-
-
-class EdgeEncoder(nn.Module):
-    """The state of a pair of nodes: e_p = (1/√n_p) Σ_{edges of p} W[kind, op, depth, position] f(value).
-
-    W is computed from embeddings of kind, op and depth and from waves of the position, once per distinct code.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
-        self.depth = nn.Embedding(DEPTH_BINS + 1, width)
-        self.position = nn.Linear(3 * WAVES, width)
-        self.weights = perceptron(width, 2 * width, FEATURES * width)
-
-    def forward(self, topology: Topology, features: Tensor) -> Tensor:
-        """Features `[E, M, FEATURES]` to states `[P, M, width]`."""
-        kind, op, depth = topology.codes[:, :3].T
-        phases = waves(topology.codes[:, 3:]).flatten(1).to(features.dtype)
-        code = self.kind(kind) + self.op(op) + self.depth(depth) + self.position(phases)
-        weights = self.weights(code).view(-1, FEATURES, self.width)  # [C, FEATURES, width]
-        states = topology.pair_map(features, weights)
-        return states * topology.multiplicity.to(features.dtype).rsqrt()[:, None, None]
+    principal: int = Field(0, ge=0)
 
 
 class CellEncoder(nn.Module):
@@ -210,10 +175,14 @@ class GraphMetanet(MetanetModule):
         reads = [distribution] * config.statistics + [spectrum] * config.spectra
         self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
         messages = [2 * kinds * width, width + config.edge_width, *[2 * config.signals] * bool(config.signals)]
-        self.readout = Readers([messages, [2 * width] * len(reads)], config)
+        self.principal = ModulatedMessages(width, config.principal) if config.principal else None
+        principal = [] if self.principal is None else self.principal.sizes
+        self.readout = Readers([messages, [2 * width] * len(reads), principal], config)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
+        if self.principal is not None:
+            self.principal.statistics.fit(training)
         for cells in self.cells.values():
             assert isinstance(cells, CellEncoder)
             cells.statistics.fit(training)
@@ -265,25 +234,15 @@ class GraphMetanet(MetanetModule):
                 at_outputs if at_outputs.shape[1] else u
             )  # outputs that are no neurons of their own: pooled nodes
             messages.append(torch.cat([at_outputs.mean(1), root_mean_square(at_outputs, 1)], -1))
-        return self.readout([messages, [cells(models) for cells in self.cells.values()]], models)
-
-
-def pool(topology: Topology, states: Tensor) -> Tensor:
-    """Mean and root mean square over the nodes of every kind, `[N, M, D]` to `[M, 2 kinds D]`."""
-    kinds = len(NODE_KINDS)
-    share = torch.bincount(topology.node_kind, minlength=kinds).clamp_min(1).to(states.dtype).reciprocal()
-    both = [
-        states.new_zeros(kinds, *states.shape[1:]).index_add(0, topology.node_kind, part) * share[:, None, None]
-        for part in (states, states.square())
-    ]
-    return torch.cat([both[0], (both[1] + 1e-12).sqrt()], -1).transpose(0, 1).flatten(1)
+        principal = [] if self.principal is None else self.principal(models)
+        return self.readout([messages, [cells(models) for cells in self.cells.values()], principal], models)
 
 
 def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, Any]:
     """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals.
 
     Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor; where some are,
-    messages have the sizes `KERNELS`.
+    messages have the sizes `KERNELS`, and are of two kinds if architectures differ and nothing is evaluated.
     """
     taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
     sizes: dict[str, Any] = KERNELS if taps else {}
@@ -293,7 +252,8 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
         return {**start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
-        return {**sizes, "signals": 0, **fields} if taps else {}
+        kinds = {"principal": PRINCIPAL} if len({models.topology for models in training}) > 1 else {}
+        return {**sizes, "signals": 0, **kinds, **fields} if taps else {}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
     return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}

@@ -8,20 +8,20 @@ edges are weights, and every edge is also read backwards. With p = (j → i), st
     both:        e_p ← e_p + MLP(h_i, h_j, e_p)
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.utils import softmax
 
-from graphs import EDGE_KINDS, NODE_KINDS
-from metanets.batching import DEPTH_BINS, Models, Topology
-from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
-from metanets.networks.graph_metanet import FEATURES, WAVES, EdgeEncoder, perceptron, pool, soft, waves
+from metanets.batching import Models
+from metanets.metanet import Metanet, MetanetModule, Prediction, register
+from metanets.modulated import ModulatedMessages, PNALayer
 from metanets.probes import probe_shapes
 from metanets.readout import Readout, ReadoutConfig
+from metanets.states import perceptron
 from modelzoo.family import Paper
 
 HEADS = 4
@@ -33,40 +33,6 @@ class NeuralGraphsConfig(ReadoutConfig):
     kind: Literal["gnn", "transformer"] = "gnn"
     width: int = Field(32, gt=0, multiple_of=HEADS)
     layers: int = Field(3, gt=0)
-
-
-def ends(topology: Topology) -> tuple[Tensor, Tensor]:
-    """Source and target of every pair of joined nodes, `[P]` each, in the order of pair states."""
-    sources = [block.sources[:, None].expand(block.shape).flatten() for block in topology.blocks]
-    targets = [block.targets[:, :, None].expand(block.shape).flatten() for block in topology.blocks]
-    return torch.cat(sources), torch.cat(targets)
-
-
-def principal(messages: Tensor, to: Tensor, nodes: int) -> Tensor:
-    """Mean, standard deviation, maximum and minimum of the messages to every node, `[P, M, D]` to `[N, M, 4 D]`."""
-    zero = messages.new_zeros(nodes, *messages.shape[1:])
-    count = torch.bincount(to, minlength=nodes).clamp_min(1).to(messages.dtype)[:, None, None]
-    mean = zero.index_add(0, to, messages) / count
-    square = zero.index_add(0, to, (messages - mean[to]).square()) / count
-    most, least = (zero.index_reduce(0, to, messages, how, include_self=False) for how in ("amax", "amin"))
-    return torch.cat([mean, (square + 1e-8).sqrt(), most, least], -1)
-
-
-class PNALayer(nn.Module):
-    """Messages along and against every edge, modulated by the edge, with principal neighbourhood aggregation."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.value, self.film = nn.Linear(width, 2 * width), nn.Linear(width, 4 * width)
-        self.update = perceptron(9 * width, 2 * width, width)
-
-    def forward(self, h: Tensor, e: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        received = [h]
-        values, film = self.value(h).chunk(2, -1), self.film(e).chunk(4, -1)
-        for k, (of, to) in enumerate(((source, target), (target, source))):
-            messages = (1 + film[2 * k]) * values[k][of] + film[2 * k + 1]
-            received.append(principal(messages, to, len(h)))
-        return h + self.update(torch.cat(received, -1))
 
 
 class AttentionLayer(nn.Module):
@@ -101,33 +67,15 @@ class NeuralGraphs(MetanetModule):
 
     def __init__(self, config: NeuralGraphsConfig) -> None:
         super().__init__()
-        width = config.width
-        self.statistics, self.encoder = ValueStatistics(len(EDGE_KINDS)), EdgeEncoder(width)
-        self.kind, self.depth = nn.Embedding(len(NODE_KINDS), width), nn.Embedding(DEPTH_BINS + 1, width)
-        self.place = nn.Linear(WAVES, width)
         layer = PNALayer if config.kind == "gnn" else AttentionLayer
-        self.layers = nn.ModuleList(layer(width) for _ in range(config.layers))
-        self.edges = nn.ModuleList(perceptron(3 * width, width, width) for _ in range(config.layers))
-        self.readout = Readout([2 * len(NODE_KINDS) * width, 2 * width], config)
+        self.messages = ModulatedMessages(config.width, config.layers, layer)
+        self.readout = Readout(self.messages.sizes, config)
 
-    def calibrate(self, training: list[Models]) -> None:  # type: ignore[override]
-        self.statistics.fit(training)
+    def calibrate(self, training: Sequence[Models]) -> None:
+        self.messages.statistics.fit(training)
 
     def embed(self, models: Models) -> Prediction:
-        topology = models.topology
-        sized, standard = self.statistics(models)
-        features = [torch.ones_like(sized), soft(sized), soft(standard), soft(100 * sized) / 5]
-        assert len(features) == FEATURES
-        e = self.encoder(topology, torch.stack(features, -1))
-        place = self.place(waves(topology.node_position).to(e.dtype))
-        h = (self.kind(topology.node_kind) + self.depth(topology.node_depth_bin) + place)[:, None]
-        h = h.expand(-1, e.shape[1], -1)
-        source, target = ends(topology)
-        for layer, edge in zip(self.layers, self.edges, strict=True):
-            h = layer(h, e, source, target)
-            e = e + edge(torch.cat([h[source], h[target], e], -1))
-        pooled = torch.cat([e.mean(0), F.silu(e).mean(0)], -1)
-        return self.readout([pool(topology, h), pooled], models)
+        return self.readout(self.messages(models), models)
 
 
 METANET = register(

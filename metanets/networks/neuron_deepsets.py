@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from graphs import EDGE_KINDS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
-from metanets.networks.graph_metanet import WAVES, perceptron, pool, soft, waves
 from metanets.probes import probe_shapes
 from metanets.readout import Readout, ReadoutConfig
+from metanets.signals import WAVES, waves
+from metanets.states import perceptron, pool, soft
 from modelzoo.family import Paper
 
 MOMENTS = 5

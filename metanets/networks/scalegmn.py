@@ -21,9 +21,10 @@ from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
 from metanets.charges import Charges, charges
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
-from metanets.networks.graph_metanet import WAVES, perceptron, pool, soft, waves
 from metanets.probes import probe_shapes
 from metanets.readout import Readout, ReadoutConfig
+from metanets.signals import WAVES, waves
+from metanets.states import perceptron, pool, soft
 from modelzoo.family import Paper
 
 FORMS = 2  # of an edge value: x and its logarithm, both odd

@@ -15,12 +15,13 @@ from graphs import GraphStructure, Program, SymmetryGroup
 from graphs.symmetry import permutation_group
 from metanets.batching import ModelFunction, Models, Topology
 from metanets.metanet import MetanetModule, metanet
-from metanets.networks.graph_metanet import KERNELS, LATTICE, OUTPUTS, PROBES, GraphMetanet
+from metanets.networks.graph_metanet import KERNELS, LATTICE, OUTPUTS, PRINCIPAL, PROBES, GraphMetanet
 from metanets.probes import Lattice
 from metanets.signals import HIDDEN
 from modelzoo.errors import UserError
 from modelzoo.family import Family, families, family
 from modelzoo.task import task
+from tests.metanets.subjects import models
 
 MODELS = 4
 LARGEST = 20_000  # edges of a tiny member; larger graphs are not embedded here
@@ -108,6 +109,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no signals": {"signals": 0},
     "no edge updates": {"edge_updates": False},
     "no statistics": {"statistics": False},
+    "principal": {"principal": 2},
     "no spectra": {"spectra": False},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
@@ -159,13 +161,24 @@ def test_kernels_have_sizes_of_their_own_and_signals_do_not_imitate_them() -> No
     }
 
 
+def test_messages_are_of_two_kinds_where_architectures_with_kernels_differ_and_nothing_is_evaluated() -> None:
+    found = metanet("graph_metanet")
+    cnns, perceptrons = (models(name) for name in ("small_cnn", "mlp"))
+    several = found.adapt([cnns, perceptrons], {"probes": 0})
+    assert several == {**KERNELS, "signals": 0, "principal": PRINCIPAL, "probes": 0}
+    assert "principal" not in found.adapt([cnns, cnns], {"probes": 0})
+    assert "principal" not in found.adapt([perceptrons, models("siren")], {"probes": 0})
+    assert found.adapt([cnns, perceptrons], {"probes": 0, "principal": 0})["principal"] == 0
+    assert "principal" not in found.adapt([cnns, perceptrons], {"probes": 4})
+
+
 def test_a_lattice_is_refused_where_inputs_are_no_coordinates() -> None:
     graph = topology(architecture("mlp")[2])
     function = ModelFunction(built("mlp", 0), stack("mlp"), tuple(task(family("mlp").task).inputs.shape))
-    models = Models(graph, torch.zeros(graph.edges, MODELS), function)
-    assert metanet("graph_metanet").adapt([models], {})["probes"] == PROBES
+    of = Models(graph, torch.zeros(graph.edges, MODELS), function)
+    assert metanet("graph_metanet").adapt([of], {})["probes"] == PROBES
     with pytest.raises(UserError, match="one to three coordinates"):
-        metanet("graph_metanet").adapt([models], {"lattice": 4})
+        metanet("graph_metanet").adapt([of], {"lattice": 4})
 
 
 @pytest.mark.parametrize("coordinates", [1, 2, 3])
@@ -174,10 +187,10 @@ def test_a_lattice_holds_what_models_answer_at_its_points(coordinates: int) -> N
     model = nn.Linear(coordinates, 1, bias=False).double()
     weights = torch.randn(3, 1, coordinates, dtype=torch.float64)
     graph = topology(architecture("siren")[2])
-    models = Models(graph, torch.zeros(graph.edges, 3), ModelFunction(model, {"weight": weights}, (coordinates,)))
+    of = Models(graph, torch.zeros(graph.edges, 3), ModelFunction(model, {"weight": weights}, (coordinates,)))
     read: list[torch.Tensor] = []
     lattice.convolutions.register_forward_hook(lambda module, inputs, outputs: read.append(inputs[0]))
-    assert lattice(models).shape == (3, lattice.size)
+    assert lattice(of).shape == (3, lattice.size)
     corner = read[0][(slice(None), 0, *(coordinates * (-1,)))]  # t = (1, …, 1)
     torch.testing.assert_close(corner, weights.sum(2)[:, 0])
 

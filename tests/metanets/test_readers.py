@@ -86,7 +86,7 @@ def test_chosen_shares_are_positive_one_in_all_and_the_best_there_are(seed: int,
 
 @pytest.mark.parametrize(
     ("fields", "count"),
-    [({}, 2), ({"probes": 3, "probe_shape": (1, 8, 8), "probe_outputs": 10}, 1), ({"statistics": False}, 2), ({"statistics": False, "spectra": False}, 1)],
+    [({}, 2), ({"probes": 3, "probe_shape": (1, 8, 8), "probe_outputs": 10}, 1), ({"statistics": False}, 2), ({"statistics": False, "spectra": False}, 1), ({"principal": 1}, 3)],
 )  # fmt: skip
 def test_statistics_have_a_reader_of_their_own_where_no_answers_are_read(fields: dict[str, Any], count: int) -> None:
     found = metanet("graph_metanet")
