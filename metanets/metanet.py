@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
     """What a metanet returns: `outputs [model, outputs]` (logits or values) and `embeddings [model, width]`.
 
     Where outputs are a mixture of those of several readers, `members [model, reader, outputs]` are theirs. Each of them needs a
-    loss of its own then: gradients of `outputs` reach the shares of the mixture alone.
+    loss of its own then: `outputs` have no gradient.
     """
 
     outputs: Tensor
