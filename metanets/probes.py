@@ -55,6 +55,11 @@ def evenly(total: int, count: int) -> Tensor:
     return torch.linspace(0, total - 1, count).round().long()
 
 
+def at_most(total: int, count: int) -> Tensor:
+    """So many of the numbers below `total`, at even distances, or all of them where there are fewer."""
+    return evenly(total, min(total, count))
+
+
 def smooth(images: Tensor) -> Tensor:
     """Noise `[…, height, width]` with the spectrum of images, of the same spread."""
     vertical, horizontal = (size * torch.fft.fftfreq(size) for size in images.shape[-2:])
@@ -154,7 +159,7 @@ class Probes(Prepared):
 def some(function: ModelFunction, count: int) -> Iterator[ModelFunction]:
     """At most so many of the models, at even distances, a few at a time."""
     models = len(next(iter(function.tensors.values())))
-    for part in evenly(models, min(models, count)).split(TOGETHER):
+    for part in at_most(models, count).split(TOGETHER):
         yield replace(function, tensors={name: tensor[part] for name, tensor in function.tensors.items()})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metanets.batching import ModelFunction, Models
 from metanets.metanet import Prepared, Wanted
-from metanets.probes import ProbeStart, comparable, evenly, examples, function_of, noise, some
+from metanets.probes import ProbeStart, at_most, comparable, evenly, examples, function_of, noise, some
 
 PENALTIES = np.logspace(-2, 5, 15)  # the best is chosen by leaving one model out
 REGRESSED = 4096  # models of an architecture that it is fitted to, at most
@@ -64,12 +64,13 @@ class Ridge(Prepared):
         ]).double()  # fmt: skip
         if not answers.isfinite().all():
             return
-        read = [evenly(len(each.values), min(len(each.values), REGRESSED)) for each in wanted]
+        read = [at_most(len(each.values), REGRESSED) for each in wanted]  # as `some` takes them
         values, outputs = (torch.cat([part[rows].double() for part, rows in zip(parts, read, strict=True)]) for parts in zip(*wanted, strict=True))  # fmt: skip
-        scaler = StandardScaler().fit(answers.numpy())
-        found = RidgeCV(alphas=PENALTIES).fit(scaler.transform(answers.numpy()), values.numpy())
-        self.weight.copy_(torch.from_numpy(found.coef_ / scaler.scale_))
-        self.constant.fill_(found.intercept_ - (found.coef_ / scaler.scale_) @ scaler.mean_)
+        scaler = StandardScaler()
+        found = RidgeCV(alphas=PENALTIES).fit(scaler.fit_transform(answers.numpy()), values.numpy())
+        weight = found.coef_ / scaler.scale_
+        self.weight.copy_(torch.from_numpy(weight))
+        self.constant.fill_(found.intercept_ - weight @ scaler.mean_)
         rising = values.argsort()[evenly(len(values), KNOTS)]
         self.knots.copy_(torch.stack([values[rising], outputs[rising]]))
         self.fitted.fill_(True)

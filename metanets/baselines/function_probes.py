@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from metanets.baseline import Baseline, register
-from metanets.probes import comparable, evenly
+from metanets.probes import at_most, comparable
 from metanets.ridge import PENALTIES
 from metanets.training.data import PopulationBlock, WeightData
 from modelzoo.errors import UserError
@@ -28,7 +28,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of logistic regression, the best on the v
 def probe_inputs(block: PopulationBlock) -> Tensor:
     """`[Q, *shape]`: at most `PROBES` inputs, evenly spread over the task's training data."""
     inputs = block.population.task.data().train.inputs[0]
-    return inputs[evenly(len(inputs), min(PROBES, len(inputs)))]
+    return inputs[at_most(len(inputs), PROBES)]
 
 
 @torch.no_grad()
