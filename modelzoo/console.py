@@ -57,9 +57,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, jso
         print_json(list(rows))
         return
     table = rich.table.Table(title=rich.markup.escape(title or "") or None, title_justify="left", header_style="bold")
-    for column in rows[0] if rows else ():
-        numeric = all(isinstance(plain(row[column]), int | float | None) for row in rows)
-        table.add_column(rich.markup.escape(column), justify="right" if numeric else "left", overflow="fold")
+    for index, column in enumerate(rows[0] if rows else ()):
+        justify = "right" if all(isinstance(plain(row[column]), int | float | None) for row in rows) else "left"
+        named = index == 0  # what rows are called stays in one piece, to be copied
+        table.add_column(rich.markup.escape(column), justify=justify, overflow="fold", no_wrap=named)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
     if rows:

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
                 "metric": metric,
                 "median": table[metric].median() if metric else None,
                 "checkpoints": len(info.checkpoint_steps),
-                "created": info.created,
+                "created": info.created if json else info.created[:10],
             })  # fmt: skip
         print_table(rows, f"zoo {zoo}", json)
 
