@@ -1,6 +1,6 @@
 """Draws docs/images/learning_curves.svg: validation accuracy by epoch of metanets that read SIRENs of MNIST.
 
-metazoo leaderboard zoo siren-mnist-inr …          # as in docs/metanets.md
+metazoo leaderboard zoo siren-mnist-inr …          # as in docs/leaderboards.md
 python docs/draw_learning_curves.py runs/leaderboard-siren-mnist-inr
 """
 

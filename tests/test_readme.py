@@ -1,4 +1,4 @@
-"""The README's promises: its Python runs, its commands exist, its links lead somewhere."""
+"""The README's promises: its Python runs, its commands exist, its links and those of the docs lead somewhere."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import typer
 
 from modelzoo.cli import assemble
@@ -49,3 +50,17 @@ def test_make_targets_and_links_exist() -> None:
         assert f"\n{target}:" in makefile
     for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (ROOT / link).exists(), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as they are made on GitHub."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_links_of_the_docs_lead_somewhere(page: Path) -> None:
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), anchor

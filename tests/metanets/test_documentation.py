@@ -1,4 +1,4 @@
-"""docs/metanets.md names everything that is registered, with what it claims, and its commands exist."""
+"""docs/metanets.md names everything that is registered, with what it claims, and commands of the docs exist."""
 
 import shlex
 from pathlib import Path
@@ -11,7 +11,8 @@ from metanets.metanet import metanets
 from metanets.training.augmentation import augmentations
 from metanets.weight_task import weight_tasks
 
-TEXT = (Path(__file__).parents[2] / "docs" / "metanets.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "metanets.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("| `")]
 
 
@@ -28,7 +29,8 @@ def test_what_is_claimed_is_what_is_registered() -> None:
 
 
 def test_contenders_in_commands_are_read() -> None:
-    shown = [shlex.split(line) for line in TEXT.splitlines() if line.startswith("metazoo leaderboard")]
+    lines = [line for name in ("metanets.md", "leaderboards.md") for line in (DOCS / name).read_text().splitlines()]
+    shown = [shlex.split(line) for line in lines if line.startswith("metazoo leaderboard")]
     texts = [words[k + 1] for words in shown for k, word in enumerate(words) if word == "--metanet"]
     assert len(texts) >= 3
     for text in texts:
@@ -36,8 +38,7 @@ def test_contenders_in_commands_are_read() -> None:
 
 
 def test_every_weight_task_has_its_command_in_the_docs() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    text = "".join((docs / name).read_text() for name in ("editing.md", "pretraining.md"))
+    text = "".join((DOCS / name).read_text() for name in ("editing.md", "pretraining.md"))
     for name, each in weight_tasks().items():
         assert f"metazoo weight-task {name} " in text
         assert each.summary.endswith(".")
