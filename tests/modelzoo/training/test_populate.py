@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,10 @@ def test_an_interrupted_population_goes_on_where_it_was(tmp_path: Path) -> None:
                "--name", "mine", "--steps", "150", "--gradient-clip", "1", "--tiny"]  # fmt: skip
     stored = 0
     for stop in (signal.SIGINT, signal.SIGKILL):
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
+        )  # fmt: skip
         enough = stored + 2
         while stored < enough:
             child.send_signal(signal.SIGCONT)
