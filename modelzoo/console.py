@@ -58,9 +58,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, jso
         return
     table = rich.table.Table(title=rich.markup.escape(title or "") or None, title_justify="left", header_style="bold")
     for index, column in enumerate(rows[0] if rows else ()):
-        justify = "right" if all(isinstance(plain(row[column]), int | float | None) for row in rows) else "left"
+        numeric = all(isinstance(plain(row[column]), int | float | None) for row in rows)
+        justify: rich.console.JustifyMethod = "right" if numeric else "left"
         named = index == 0  # what rows are called stays in one piece, to be copied
-        table.add_column(rich.markup.escape(column), justify=justify, overflow="fold", no_wrap=named)  # type: ignore[arg-type]
+        table.add_column(rich.markup.escape(column), justify=justify, overflow="fold", no_wrap=named)
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
     if rows:
