@@ -4,6 +4,7 @@ metazoo leaderboard zoo siren-mnist-inr …          # as in docs/leaderboards.m
 python docs/draw_learning_curves.py runs/leaderboard-siren-mnist-inr
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main(folders: list[Path]) -> None:
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for name in sorted(curves, key=lambda name: -curves[name][COLUMN].max()):
         known = curves[name][["epoch", COLUMN]].dropna()
-        label = name.removeprefix("label/").removesuffix("/seed-0").replace("-probes_", ",probes=")
+        label = re.sub(r"-(probes|lattice)_", r",\1=", name.removeprefix("label/").removesuffix("/seed-0"))
         axes.plot(known["epoch"] + 1, known[COLUMN], marker="o", markersize=3, label=label)
     axes.set(xlabel="epochs", ylabel="accuracy on the validation split", ylim=(0, 1))
     axes.grid(alpha=0.3)
