@@ -218,7 +218,7 @@ ROWS = {
         translation^16 recurrent.bias_hh_l1[0] recurrent.bias_ih_l1[0]
     """),
     "lstm, both directions": Row(
-        32, 290, make=lambda: a.Readout(nn.LSTM(3, 4, 1, bidirectional=True), 8), inputs=real(4, 2, 3), table="""
+        32, 306, make=lambda: a.Readout(nn.LSTM(3, 4, 1, bidirectional=True), 8), inputs=real(4, 2, 3), table="""
         S_4 head.weight[1] recurrent.bias_hh_l0[0] recurrent.bias_ih_l0[0] recurrent.weight_hh_l0[0] \\
             recurrent.weight_hh_l0[1] recurrent.weight_ih_l0[0]
         S_4 head.weight[1] recurrent.bias_hh_l0_reverse[0] recurrent.bias_ih_l0_reverse[0] \\
