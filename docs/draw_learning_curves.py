@@ -20,13 +20,13 @@ OUT = Path(__file__).parent / "images" / "learning_curves.svg"
 
 
 def main(folders: list[Path]) -> None:
-    """Draw what is stored in boards or runs; the best at the top of the legend."""
-    curves = find_curves(folders)
+    """Draw the first seed of what is stored in boards or runs; the best at the top of the legend."""
+    curves = {name: found for name, found in find_curves(folders).items() if name.endswith("/seed-0")}
     plt.rcParams["svg.hashsalt"] = "metazoo"
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for name in sorted(curves, key=lambda name: -curves[name][COLUMN].max()):
         known = curves[name][["epoch", COLUMN]].dropna()
-        label = re.sub(r"-(probes|lattice)_", r",\1=", name.removeprefix("label/").removesuffix("/seed-0"))
+        label = re.sub(r"-([a-z_]+)_([\d.]+)", r",\1=\2", name.removeprefix("label/").removesuffix("/seed-0"))
         axes.plot(known["epoch"] + 1, known[COLUMN], marker="o", markersize=3, label=label)
     axes.set(xlabel="epochs", ylabel="accuracy on the validation split", ylim=(0, 1))
     axes.grid(alpha=0.3)
