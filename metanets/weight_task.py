@@ -108,6 +108,7 @@ class WeightTask:
             return self.prepare(block, config, **self.config.model_dump())
 
 
+EMBEDDED_ONLY = ("probes", "lattice", "principal")  # fields of readings that enter no outputs of edges or neurons
 _REGISTRY = Registry[WeightTask]("weight task", "metanets.weight_tasks", "metazoo weight-tasks")
 
 
@@ -162,11 +163,11 @@ def checkpoint_values(block: PopulationBlock, checkpoint: int) -> Tensor:
 def build(config: TrainingConfig, training: Models) -> MetanetModule:
     """The metanet of a config, fitted to an architecture and calibrated.
 
-    Answers of the models (probes, a lattice) are off unless they are set by hand: they enter embeddings, but no outputs of
-    edges or neurons.
+    Readings that enter embeddings, but no outputs of edges or neurons, are off unless they are set by hand: answers of the
+    models (probes, a lattice) and principal messages.
     """
     found = metanet(config.metanet)
-    fields: dict[str, Any] = {name: 0 for name in ("probes", "lattice") if name in found.config.model_fields}
+    fields: dict[str, Any] = {name: 0 for name in EMBEDDED_ONLY if name in found.config.model_fields}
     fields.update(config.fields)
     network = found.build(found.configure({**fields, **found.adapt([training], fields)}), config.seed)
     network.prepare([training])

@@ -32,8 +32,8 @@ from metanets.states import FEATURES, EdgeEncoder, perceptron, pool, root_mean_s
 from modelzoo.family import Paper
 
 PROBES = 64
-PRINCIPAL = 3  # layers of messages with principal aggregation where architectures differ
 KERNELS = {"edge_width": 16, "layers": 3}  # sizes for models with kernels: fewer learn less where nothing is evaluated
+PRINCIPAL = 3  # layers of messages with principal aggregation for models with kernels where nothing is evaluated
 LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
@@ -47,7 +47,7 @@ class GraphMetanetConfig(ReadoutConfig):
     to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
     by hand; signals also where edges are taps, as of kernels, which they do not imitate. Kernels are read by wider edges and
     three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`), and
-    where architectures differ as well, so have `principal` layers of `metanets.modulated.ModulatedMessages`.
+    where there are kernels as well, so have `principal` layers of `metanets.modulated.ModulatedMessages`.
     """
 
     width: int = Field(32, gt=0)
@@ -242,7 +242,7 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
     """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals.
 
     Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor; where some are,
-    messages have the sizes `KERNELS`, and are of two kinds if architectures differ and nothing is evaluated.
+    messages have the sizes `KERNELS`, and are of two kinds if nothing is evaluated.
     """
     taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
     sizes: dict[str, Any] = KERNELS if taps else {}
@@ -252,8 +252,7 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
         return {**start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
-        kinds = {"principal": PRINCIPAL} if len({models.topology for models in training}) > 1 else {}
-        return {**sizes, "signals": 0, **kinds, **fields} if taps else {}
+        return {**sizes, "signals": 0, "principal": PRINCIPAL, **fields} if taps else {}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
     return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}

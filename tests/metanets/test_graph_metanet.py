@@ -18,6 +18,8 @@ from metanets.metanet import MetanetModule, metanet
 from metanets.networks.graph_metanet import KERNELS, LATTICE, OUTPUTS, PRINCIPAL, PROBES, GraphMetanet
 from metanets.probes import Lattice
 from metanets.signals import HIDDEN
+from metanets.training import TrainingConfig
+from metanets.weight_task import build
 from modelzoo.errors import UserError
 from modelzoo.family import Family, families, family
 from modelzoo.task import task
@@ -152,24 +154,29 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
 def test_kernels_have_sizes_of_their_own_and_signals_do_not_imitate_them() -> None:
     found, graph = metanet("graph_metanet"), topology(architecture("small_cnn")[2])
     cnns = Models(graph, torch.zeros(graph.edges, MODELS))
-    assert found.adapt([cnns], {}) == {"signals": 0, **KERNELS}
-    assert found.adapt([cnns], {"signals": 8, "probes": 0, "layers": 1}) == {
-        **KERNELS,
-        "signals": 8,
-        "probes": 0,
-        "layers": 1,
-    }
+    sizes = {**KERNELS, "principal": PRINCIPAL}
+    assert found.adapt([cnns], {}) == {"signals": 0, **sizes}
+    by_hand = {"signals": 8, "probes": 0, "layers": 1}
+    assert found.adapt([cnns], by_hand) == {**sizes, **by_hand}
 
 
-def test_messages_are_of_two_kinds_where_architectures_with_kernels_differ_and_nothing_is_evaluated() -> None:
+def test_messages_are_of_two_kinds_where_there_are_kernels_and_nothing_is_evaluated() -> None:
     found = metanet("graph_metanet")
     cnns, perceptrons = (models(name) for name in ("small_cnn", "mlp"))
-    several = found.adapt([cnns, perceptrons], {"probes": 0})
-    assert several == {**KERNELS, "signals": 0, "principal": PRINCIPAL, "probes": 0}
-    assert "principal" not in found.adapt([cnns, cnns], {"probes": 0})
+    for training in ([cnns], [cnns, perceptrons]):
+        assert found.adapt(training, {"probes": 0})["principal"] == PRINCIPAL
+        assert found.adapt(training, {"probes": 0, "principal": 0})["principal"] == 0
+        assert "principal" not in found.adapt(training, {"probes": 4})
     assert "principal" not in found.adapt([perceptrons, models("siren")], {"probes": 0})
-    assert found.adapt([cnns, perceptrons], {"probes": 0, "principal": 0})["principal"] == 0
-    assert "principal" not in found.adapt([cnns, perceptrons], {"probes": 4})
+
+
+def test_weight_tasks_leave_out_what_enters_no_outputs_of_edges() -> None:
+    cnns = models("small_cnn")
+    left_out, by_hand = (build(TrainingConfig.read(fields=fields), cnns) for fields in ({}, {"principal": 1}))
+    assert isinstance(left_out, GraphMetanet)
+    assert isinstance(by_hand, GraphMetanet)
+    assert left_out.principal is None
+    assert by_hand.principal is not None
 
 
 def test_a_lattice_is_refused_where_inputs_are_no_coordinates() -> None:
