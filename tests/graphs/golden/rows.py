@@ -65,7 +65,8 @@ def read(table: str) -> Counter[tuple[str, frozenset[str]]]:
 
 # Small ReLU networks have units that are always on or off at random weights, which adds hidden directions (GIN); the
 # seeds of the others are such that they have none. The two ends of a network are at least as wide as what lies between,
-# else parts of weights are not seen. ε of the GCN is not read: one hidden direction.
+# else parts of weights are not seen: so it is with the encoder, whose hidden directions have a test of their own. ε of the
+# GCN is not read: one hidden direction.
 ROWS = {
     "mlp, relu": Row(
         16, 122, like="mlp", table="""
@@ -161,7 +162,7 @@ ROWS = {
         translation^32 linear2.weight[0, 1]
     """),
     "encoder": Row(
-        340, 2322, like="encoder", table="""
+        340, 2322, like="encoder", hidden=None, table="""
         GL(4)^4 layer.self_attn.in_proj_bias[0] layer.self_attn.in_proj_weight[0]
         GL(4)^4 layer.self_attn.in_proj_bias[0] layer.self_attn.in_proj_weight[0] layer.self_attn.out_proj.weight[1]
         R+^16 head.weight[1] layer.norm2.bias[0] layer.norm2.weight[0]

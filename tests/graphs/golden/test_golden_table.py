@@ -6,12 +6,14 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from graphs import SymmetryGroup, completeness, infer, symmetry, verify
+from graphs.completeness import numerical_rank
 from graphs.factors import PermutationFactor
 from graphs.scalings import walk as scale_walk
 from graphs.symmetry import permutation_group
@@ -133,6 +135,25 @@ def test_nothing_is_missing(name: str) -> None:
     found = completeness(group, module, inputs)
     assert found.functional.parameters == ROWS[name].parameters
     assert found.hidden == ROWS[name].hidden, found.sentence
+
+
+@pytest.mark.slow
+def test_what_an_encoder_does_not_see_of_three_coordinates_is_counted() -> None:
+    """Tokens are E x + e, E `[16, 3]`. Directions that change nothing and are in no group:
+
+    * ΔW with ΔW E = 0 of queries, keys and values, their biases taking ΔW e back: 3 · 16 · 13;
+    * the mean of E over channels, which the first norm removes and queries, keys and values take back: 3;
+    * of a head's Wo `[16, 4]` (centred by the norm: 60) and Wv E (12) only their product counts (15 · 3), GL(4) is known:
+      60 + 12 − 45 − 16 = 11, for each of 4 heads;
+    * gains γ of the first norm that keep the 15 eigenvalues of C diag(γ) C, C the centring, while the stream turns: 16 − 15.
+
+    Three singular values near 1e-9 are of directions that only ε of the norms sees; what changes nothing is at 1e-16.
+    """
+    module, inputs, group = inferred("encoder")
+    found = completeness(group, module, inputs)
+    rank, gap = numerical_rank(np.array(found.functional.spectrum), 1e-12)
+    assert gap > 1e5
+    assert found.functional.parameters - rank - found.orbit == 3 * 16 * 13 + 3 + 4 * 11 + 1
 
 
 def test_every_row_of_the_permutation_table_that_is_named_is_there() -> None:
