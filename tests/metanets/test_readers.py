@@ -118,7 +118,7 @@ def test_training_teaches_every_reader(metanet_zoo: Path, tmp_path: Path) -> Non
     trained = predictor_of(done).metanet
     found = metanet("graph_metanet")
     fresh = found.build(found.configure(done.record.config), config.seed)
-    assert len(trained.readout.parts) == 2
+    assert len(trained.readout.parts) == 3
     for after, before in zip(trained.readout.parts, fresh.readout.parts, strict=True):
         assert not torch.equal(after.body[1].weight, before.body[1].weight)
     assert not torch.equal(trained.readout.head.shares, fresh.readout.head.shares)
