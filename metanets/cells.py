@@ -25,11 +25,15 @@ def quantiles(rows: Tensor) -> Tensor:
     return rows[:, below].lerp(rows[:, (below + 1).clamp_max(rows.shape[1] - 1)], share)
 
 
-def singular_values(models: Models, edges: Tensor, matrix: Matrix) -> Tensor:
-    """Logarithms of a cell's singular values by rising size, `[M, min(matrix.shape)]`."""
-    entries = models.values.new_zeros(len(models), matrix.shape[0] * matrix.shape[1])
-    entries = entries.index_add(1, matrix.places, models.values[edges].T).unflatten(1, matrix.shape)
-    entries = entries if matrix.shape[0] <= matrix.shape[1] else entries.mT
+def filled(values: Tensor, matrix: Matrix) -> Tensor:
+    """Matrices `[M, rows, columns]` of edge values `[n, M]`; edges of one place are summed."""
+    flat = values.new_zeros(values.shape[1], matrix.shape[0] * matrix.shape[1])
+    return flat.index_add(1, matrix.places, values.T).unflatten(1, matrix.shape)
+
+
+def singular_values(entries: Tensor) -> Tensor:
+    """Logarithms of singular values of matrices `[M, rows, columns]` by rising size, `[M, min(rows, columns)]`."""
+    entries = entries if entries.shape[1] <= entries.shape[2] else entries.mT
     squares = torch.linalg.eigvalsh(entries @ entries.mT)
     return (squares.maximum(RESOLUTION * squares.sum(1, keepdim=True)) + 1e-24).log() / 2  # zeros are exact: no noise
 
@@ -48,7 +52,7 @@ def spectrum(models: Models) -> Tensor:
     """Quantiles of the logarithms of every cell's singular values, `[cell, model, 5]`; zero for one row or one column (a bias)."""
     topology, none = models.topology, models.values.new_zeros(len(models), len(QUANTILES))
     return torch.stack([
-        quantiles(singular_values(models, edges, matrix)) if min(matrix.shape) > 1 else none
+        quantiles(singular_values(filled(models.values[edges], matrix))) if min(matrix.shape) > 1 else none
         for edges, matrix in zip(topology.cell_edges, topology.cell_matrices, strict=True)
     ])  # fmt: skip
 
@@ -62,15 +66,16 @@ class CellStatistics(nn.Module):
     Args:
         kinds: number of edge kinds.
         ops: number of operators.
-        read: `distribution` or `spectrum`.
+        read: `distribution`, `spectrum` or `metanets.products.products`.
+        size: statistics a cell that it gives.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, kinds: int, ops: int, read: Callable[[Models], Tensor]) -> None:
+    def __init__(self, kinds: int, ops: int, read: Callable[[Models], Tensor], size: int) -> None:
         super().__init__()
-        self.read, self.size = read, SIZES[read]
+        self.read, self.size = read, size
         shape = (kinds, ops, DEPTH_BINS + 1, self.size)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("scale", torch.zeros(shape))  # 1 / standard deviation

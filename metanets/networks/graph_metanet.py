@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from graphs import EDGE_KINDS, EDGE_OPS, NODE_KINDS
 from metanets.batching import DEPTH_BINS, Models, Topology
-from metanets.cells import CellStatistics, distribution, spectrum
+from metanets.cells import SIZES, CellStatistics, distribution, spectrum
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.modulated import ModulatedMessages
 from metanets.probes import laid_out, probe_shapes, probed
+from metanets.products import SIZE, products
 from metanets.readout import Readers, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
 from metanets.states import FEATURES, EdgeEncoder, perceptron, pool, root_mean_square, soft
@@ -35,6 +36,7 @@ PROBES = 64
 KERNELS = {"edge_width": 16, "layers": 3}  # sizes for models with kernels: fewer learn less where nothing is evaluated
 PRINCIPAL = 3  # layers of messages with principal aggregation for models with kernels where nothing is evaluated
 LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
+READINGS = {**SIZES, products: SIZE}  # of cells, and the statistics that each gives
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
@@ -42,8 +44,8 @@ OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KIND
 class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
-    Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
-    (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
+    Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer), `spectra`
+    (its singular values) or `products` (those of products with the layers before) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
     to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
     by hand; signals also where edges are taps, as of kernels, which they do not imitate. Kernels are read by wider edges and
     three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`), and
@@ -57,6 +59,7 @@ class GraphMetanetConfig(ReadoutConfig):
     signals: int = Field(256, ge=0, multiple_of=8)
     statistics: bool = True
     spectra: bool = True
+    products: bool = False
     principal: int = Field(0, ge=0)
 
 
@@ -65,7 +68,7 @@ class CellEncoder(nn.Module):
 
     def __init__(self, width: int, read: Callable[[Models], Tensor]) -> None:
         super().__init__()
-        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read)
+        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read, READINGS[read])
         self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
         self.depth = nn.Embedding(DEPTH_BINS + 1, width)
         self.weights = perceptron(width, 2 * width, self.statistics.size * 2 * width)
@@ -172,7 +175,7 @@ class GraphMetanet(MetanetModule):
             Layer(width, config.edge_width, config.dropout, config.edge_updates and i < config.layers - 1)
             for i in range(config.layers)
         )
-        reads = [distribution] * config.statistics + [spectrum] * config.spectra
+        reads = [distribution] * config.statistics + [spectrum] * config.spectra + [products] * config.products
         self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
         messages = [2 * kinds * width, width + config.edge_width, *[2 * config.signals] * bool(config.signals)]
         self.principal = ModulatedMessages(width, config.principal) if config.principal else None

@@ -71,7 +71,7 @@ def test_they_are_invariant_under_permutations_but_not_under_other_changes() -> 
 
 @pytest.mark.parametrize("read", SIZES)
 def test_standardised_over_training_and_zero_where_nothing_is_known(read: Callable[[Models], Tensor]) -> None:
-    layer, training = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read).double(), models(stacked(50, 3))
+    layer, training = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read, SIZES[read]).double(), models(stacked(50, 3))
     assert layer(training).abs().max() == 0, "not fitted"
     layer.fit([training])
     found = layer(training)
@@ -80,7 +80,7 @@ def test_standardised_over_training_and_zero_where_nothing_is_known(read: Callab
     spread[found.eq(0).all((1, 2))] = 0
     torch.testing.assert_close(found.std(1, correction=0), spread, rtol=1e-6, atol=1e-9)
     assert spread.sum() == layer.size * (4 if read is distribution else 2), "two weights, two biases without a spectrum"
-    constant = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read).double()
+    constant = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read, SIZES[read]).double()
     constant.fit([models({name: torch.ones_like(tensor) for name, tensor in stacked(5, 4).items()})])
     assert constant(training).abs().max() == 0, "what never varied tells nothing"
 

@@ -113,6 +113,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no statistics": {"statistics": False},
     "principal": {"principal": 2},
     "no spectra": {"spectra": False},
+    "products": {"products": True},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
     "lattice": {"lattice": 4, "probe_shape": (2,)},
