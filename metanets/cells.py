@@ -33,9 +33,11 @@ def filled(values: Tensor, matrix: Matrix) -> Tensor:
 
 def singular_values(entries: Tensor) -> Tensor:
     """Logarithms of singular values of matrices `[M, rows, columns]` by rising size, `[M, min(rows, columns)]`."""
-    entries = entries if entries.shape[1] <= entries.shape[2] else entries.mT
+    size = entries.abs().amax((1, 2)).clamp_min(1)  # squares of a product of many layers would not be finite
+    entries = (entries if entries.shape[1] <= entries.shape[2] else entries.mT) / size[:, None, None]
     squares = torch.linalg.eigvalsh(entries @ entries.mT)
-    return (squares.maximum(RESOLUTION * squares.sum(1, keepdim=True)) + 1e-24).log() / 2  # zeros are exact: no noise
+    found = (squares.maximum(RESOLUTION * squares.sum(1, keepdim=True)) + 1e-24).log() / 2  # zeros are exact: no noise
+    return found + size.log()[:, None]
 
 
 def distribution(models: Models) -> Tensor:

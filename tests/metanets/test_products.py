@@ -74,6 +74,16 @@ def test_the_order_of_neurons_is_not_seen(family: str) -> None:
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-8)
 
 
+def test_products_beyond_the_square_root_of_the_largest_number_are_known() -> None:
+    tensors = stacked(4)
+    large = {name: 1e9 * tensor for name, tensor in tensors.items()}  # 1e27 along the path, 1e54 squared
+    values = STRUCTURE.values(large).T.contiguous().float()
+    change = products(Models(TOPOLOGY, values)).double() - read(tensors)
+    steps = change[..., 0].amax(1).div(torch.tensor(1e9, dtype=torch.float64).log()).round()
+    assert sorted(steps.tolist()) == [0, 0, 0, 1, 2, 3]
+    torch.testing.assert_close(change[..., 0].amax(1), change[..., 0].amin(1), rtol=1e-3, atol=1e-3)
+
+
 def test_they_differ_where_the_neurons_of_one_layer_alone_change_places() -> None:
     tensors = stacked(4)
     broken = {**tensors, "2.weight": tensors["2.weight"].roll(1, 2)}
