@@ -43,10 +43,10 @@ class Factors:
     before: Matrix
 
 
-def placed(rows: Tensor, columns: Tensor) -> Matrix:
-    """Edges in a matrix with a row for each of these rows and a column for each of these columns."""
-    (height, row), (width, column) = (torch.unique(each, return_inverse=True) for each in (rows, columns))
-    return Matrix(row * len(width) + column, (len(height), len(width)))
+def placed(target: Tensor, source: Tensor, rows: Tensor) -> Matrix:
+    """Edges in a matrix with a row for each of the sorted nodes `rows`, and a column for each of their sources."""
+    columns, column = torch.unique(source, return_inverse=True)
+    return Matrix(torch.searchsorted(rows, target) * len(columns) + column, (len(rows), len(columns)))
 
 
 @cache
@@ -56,13 +56,14 @@ def factors(topology: Topology) -> list[Factors | None]:
     weights, found = topology.node_kind[source] != CONSTANT, list[Factors | None]()
     for cell in topology.cell_edges:
         edges = cell[weights[cell]]
+        if not len(edges):
+            found.append(None)
+            continue
         sources = torch.unique(source[edges])
         entering = (weights & torch.isin(target, sources)).nonzero()[:, 0]
-        rows = torch.searchsorted(sources, target[entering])
-        columns, column = torch.unique(source[entering], return_inverse=True)
-        before = Matrix(rows * len(columns) + column, (len(sources), len(columns)))
-        own = placed(target[edges], source[edges])
-        found.append(Factors(edges, own, sources, entering, before) if len(edges) else None)
+        own = placed(target[edges], source[edges], torch.unique(target[edges]))
+        before = placed(target[entering], source[entering], sources)
+        found.append(Factors(edges, own, sources, entering, before))
     return found
 
 
@@ -75,7 +76,7 @@ def responses(models: Models) -> Tensor:
     found[:, inputs, torch.arange(len(inputs))] = 1
     for block, weights in zip(topology.blocks, topology.split(pairs), strict=True):
         received = weights.permute(3, 0, 1, 2) @ found[:, block.sources]  # [M, b, t, inputs]
-        found = found.index_add(1, block.targets.flatten(), received.flatten(1, 2))
+        found.index_add_(1, block.targets.flatten(), received.flatten(1, 2))
     return found
 
 

@@ -1,7 +1,5 @@
 """Products of layers against torch, and what they must not see."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ MODULE = nn.Sequential(
 ).double()
 GROUP = graphs.infer(graphs.trace(MODULE, (torch.randn(2, 2, 4, 4, dtype=torch.float64),)))
 STRUCTURE = graphs.graph_structure(GROUP)
-TOPOLOGY = Topology.of(SimpleNamespace(**STRUCTURE.node, **STRUCTURE.edge))
+TOPOLOGY = Topology.of_group(GROUP, STRUCTURE)
 
 
 def stacked(count: int) -> dict[str, Tensor]:
@@ -36,17 +34,17 @@ def test_they_are_those_of_matrices_by_hand() -> None:
     tensors = stacked(6)
     first, second = (tensors[name].sum((3, 4)) for name in ("0.weight", "2.weight"))
     third, found = tensors["5.weight"], read(tensors)
-    expected = [(first, None), (second @ first, second @ first), (third @ second @ first, third @ second)]
-    factors = [None, (second, first), (third, second)]
+    expected = [(first, None), (second @ first, (second, first)), (third @ second @ first, (third, second))]
     assert found.shape == (6, 6, SIZE)
     cells = [k for k in range(6) if found[k].any()]
     assert len(cells) == 3, "biases are no part"
-    for (path, both), parts in zip(expected, factors, strict=True):
+    for path, factors in expected:
         row = torch.zeros(6, SIZE, dtype=torch.float64)
         row[:, :5] = quantiles(torch.linalg.svdvals(path).log().flip(1))
-        if both is not None and parts is not None:
+        if factors is not None:
+            both = factors[0] @ factors[1]
             row[:, 5:10] = quantiles(torch.linalg.svdvals(both).log().flip(1))
-            sizes = [torch.linalg.matrix_norm(each) for each in (both, *parts)]
+            sizes = [torch.linalg.matrix_norm(each) for each in (both, *factors)]
             row[:, 10] = (sizes[0] / (sizes[1] * sizes[2])).log()
         assert min(float((found[k] - row).abs().max()) for k in cells) < 1e-4  # squares are known to 1e-6 of their sum
 
