@@ -302,6 +302,10 @@ class ModelFunction:
             outputs = vmap(lambda tensors: functional_call(self.template, tensors, (inputs,)))(dict(self.tensors))
         return outputs.flatten(2)
 
+    def rows(self, rows: Tensor) -> "ModelFunction":
+        """Some of the models, or all in another order."""
+        return replace(self, tensors={name: tensor[rows] for name, tensor in self.tensors.items()})
+
     def to(self, dtype: torch.dtype) -> "ModelFunction":
         """The same in another precision; complex tensors stay complex, integers integers."""
         real = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
@@ -325,6 +329,10 @@ class Models:
 
     def __len__(self) -> int:
         return self.values.shape[1]
+
+    def rows(self, rows: Tensor) -> "Models":
+        """Some of the models, or all in another order."""
+        return replace(self, values=self.values[:, rows], function=self.function and self.function.rows(rows))
 
     def to(self, dtype: torch.dtype) -> "Models":
         """The same in another precision."""

@@ -17,9 +17,9 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 RESOLUTION = 1e-6  # of squared singular values, relative to their sum: what single precision can tell from zero
 
 
-def quantiles(rows: Tensor) -> Tensor:
-    """Quantiles of sorted rows `[M, n]`, `[M, QUANTILES]`."""
-    place = torch.tensor(QUANTILES) * (rows.shape[1] - 1)
+def quantiles(rows: Tensor, fractions: Sequence[float] = QUANTILES) -> Tensor:
+    """Quantiles of sorted rows `[M, n]`, `[M, fractions]`."""
+    place = torch.tensor(fractions) * (rows.shape[1] - 1)
     below = place.long()
     share = (place - below).to(rows.dtype)
     return rows[:, below].lerp(rows[:, (below + 1).clamp_max(rows.shape[1] - 1)], share)
@@ -40,21 +40,22 @@ def singular_values(entries: Tensor) -> Tensor:
     return found + size.log()[:, None]
 
 
-def distribution(models: Models) -> Tensor:
-    """Mean, logarithm of the standard deviation, and quantiles of the values of every cell, `[cell, model, 7]`."""
+def distribution(models: Models, fractions: Sequence[float] = QUANTILES) -> Tensor:
+    """Mean, logarithm of the standard deviation, and quantiles of the values of every cell, `[cell, model, 2 + fractions]`."""
     found = []
     for edges in models.topology.cell_edges:
         rows = models.values[edges].T.sort(1).values  # [M, edges]
         spread = (rows.var(1, correction=0) + 1e-12).log() / 2
-        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], quantiles(rows)], 1))
+        found.append(torch.cat([rows.mean(1)[:, None], spread[:, None], quantiles(rows, fractions)], 1))
     return torch.stack(found)
 
 
-def spectrum(models: Models) -> Tensor:
-    """Quantiles of the logarithms of every cell's singular values, `[cell, model, 5]`; zero for one row or one column (a bias)."""
-    topology, none = models.topology, models.values.new_zeros(len(models), len(QUANTILES))
+def spectrum(models: Models, fractions: Sequence[float] = QUANTILES) -> Tensor:
+    """Quantiles of the logarithms of every cell's singular values, `[cell, model, fractions]`; zero for one row or one column (a
+    bias)."""
+    topology, none = models.topology, models.values.new_zeros(len(models), len(fractions))
     return torch.stack([
-        quantiles(singular_values(filled(models.values[edges], matrix))) if min(matrix.shape) > 1 else none
+        quantiles(singular_values(filled(models.values[edges], matrix)), fractions) if min(matrix.shape) > 1 else none
         for edges, matrix in zip(topology.cell_edges, topology.cell_matrices, strict=True)
     ])  # fmt: skip
 
@@ -68,8 +69,8 @@ class CellStatistics(nn.Module):
     Args:
         kinds: number of edge kinds.
         ops: number of operators.
-        read: `distribution`, `spectrum` or `metanets.products.products`.
-        size: statistics a cell that it gives.
+        read: statistics `[cell, model, size]`, as `distribution`, `spectrum` or `metanets.products.products`.
+        size: how many it gives a cell.
     """
 
     mean: Tensor

@@ -160,7 +160,7 @@ def some(function: ModelFunction, count: int) -> Iterator[ModelFunction]:
     """At most so many of the models, at even distances, a few at a time."""
     models = len(next(iter(function.tensors.values())))
     for part in at_most(models, count).split(TOGETHER):
-        yield replace(function, tensors={name: tensor[part] for name, tensor in function.tensors.items()})
+        yield function.rows(part)
 
 
 class Lattice(nn.Module):

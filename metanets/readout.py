@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
 from metanets.probes import Lattice, Probes, ProbeStart
+from metanets.recursive_feature_machine import RecursiveFeatureMachine
+from metanets.regression import Regression
 from metanets.ridge import Ridge
 
 Feature = TypeVar("Feature")
@@ -93,33 +95,46 @@ class Readout(nn.Module):
 class Mixture(nn.Module):
     """Outputs of several readers, y = Σ_k p_k y_k; through it no reader learns anything.
 
-    Shares p_k begin equal; training chooses those that predict the validation models best. Where the models are evaluated
-    at probes, a ridge regression on answers is one reader more, outside training: it does not learn.
+    Shares p_k begin equal; training chooses those that predict the validation models best. Regressions are readers more,
+    outside training: they do not learn. Where the models are evaluated at probes, that is one on their answers
+    (`metanets.ridge`), with `feature_machine` one on statistics of their weights (`metanets.recursive_feature_machine`).
 
     Args:
         readers: that learn.
         config: the metanet's.
+        feature_machine: whether there is one.
     """
 
     shares: Tensor
 
-    def __init__(self, readers: int, config: ReadoutConfig) -> None:
+    def __init__(self, readers: int, config: ReadoutConfig, feature_machine: bool = False) -> None:
         super().__init__()
         shape, answers = config.probe_shape, config.probe_outputs
-        self.ridge = Ridge(config.probes, shape, answers, config.probe_start) if config.probes else None
-        readers += self.ridge is not None
+        self.regressions = nn.ModuleList()
+        if config.probes:
+            self.regressions.append(Ridge(config.probes, shape, answers, config.probe_start))
+        if feature_machine:
+            self.regressions.append(RecursiveFeatureMachine())
+        readers += len(self.regressions)
         self.register_buffer("shares", torch.full((readers,), 1 / readers))
+
+    def said(self, models: Models) -> list[Tensor]:
+        """Outputs of the regressions that are fitted; none while others train."""
+        found = (
+            [] if self.training else [part for part in self.regressions if isinstance(part, Regression) and part.fitted]
+        )
+        return [part(models) for part in found]
 
     def forward(self, found: Sequence[Prediction], models: Models) -> Prediction:
         """Of the readers that learn, with their embeddings one after the other."""
         outputs = [each.outputs for each in found]
-        if self.ridge is not None and self.ridge.fitted and not self.training:
-            outputs.append(self.ridge(models).to(outputs[0].dtype))
+        outputs += [own.to(outputs[0].dtype) for own in self.said(models)]
         if len(outputs) == 1:
             return found[0]
         members = torch.stack(outputs, 1)  # [M, readers, outputs]
+        shares = self.shares[: len(outputs)]
         embeddings = torch.cat([each.embeddings for each in found], 1)
-        return Prediction(self.mixed(members.detach(), self.shares), embeddings, members)
+        return Prediction(self.mixed(members.detach(), shares / shares.sum().clamp_min(1e-12)), embeddings, members)
 
     @staticmethod
     def mixed(members: Tensor, shares: Tensor) -> Tensor:
@@ -138,7 +153,7 @@ class Mixture(nn.Module):
             The outputs that they give, `[M, outputs]`.
         """
         members, equal = members.detach(), 1 / members.shape[1]
-        scores = torch.zeros_like(self.shares, requires_grad=True)
+        scores = self.shares.new_zeros(members.shape[1], requires_grad=True)
         search = torch.optim.LBFGS([scores], max_iter=SEARCH, line_search_fn="strong_wolfe")
 
         def evaluate() -> Tensor:
@@ -149,8 +164,9 @@ class Mixture(nn.Module):
             return value
 
         search.step(evaluate)
-        self.shares.copy_(scores.detach().softmax(0))
-        return self.mixed(members, self.shares)
+        shares = scores.detach().softmax(0)
+        self.shares[: len(shares)] = shares  # what is not fitted has no share
+        return self.mixed(members, shares)
 
 
 class Readers(nn.Module):
@@ -158,19 +174,19 @@ class Readers(nn.Module):
 
     What is read by one readout together competes: statistics of weights are learned within an epoch, and messages, which
     need more of them, then learn little. Readers that learn apart make different errors, too. The embedding is theirs,
-    one after the other. Where answers of the models are read as well, one readout reads everything, and a ridge regression
-    on answers is mixed with it.
+    one after the other. Where answers of the models are read as well, one readout reads everything.
 
     Args:
         groups: lengths of the feature vectors of each reader; a group of none has no reader.
         config: the metanet's.
+        feature_machine: whether a kernel regression on statistics of weights is mixed with them.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], config: ReadoutConfig) -> None:
+    def __init__(self, groups: Sequence[Sequence[int]], config: ReadoutConfig, feature_machine: bool = False) -> None:
         super().__init__()
         self.apart = not config.probes and not config.lattice
         self.parts = nn.ModuleList(Readout(sizes, config) for sizes in self.arranged(groups))
-        self.head = Mixture(len(self.parts), config)
+        self.head = Mixture(len(self.parts), config, feature_machine)
 
     def arranged(self, groups: Sequence[Sequence[Feature]]) -> list[Sequence[Feature]]:
         """By reader."""

@@ -26,7 +26,6 @@ from metanets.cells import SIZES, CellStatistics, distribution, spectrum
 from metanets.metanet import Metanet, MetanetModule, Prediction, ValueStatistics, register
 from metanets.modulated import ModulatedMessages
 from metanets.probes import laid_out, probe_shapes, probed
-from metanets.products import SIZE, products
 from metanets.readout import Readers, ReadoutConfig
 from metanets.signals import WAVES, Signals, waves
 from metanets.states import FEATURES, EdgeEncoder, perceptron, pool, root_mean_square, soft
@@ -36,7 +35,6 @@ PROBES = 64
 KERNELS = {"edge_width": 16, "layers": 3}  # sizes for models with kernels: fewer learn less where nothing is evaluated
 PRINCIPAL = 3  # layers of messages with principal aggregation for models with kernels where nothing is evaluated
 LATTICE = {1: 64, 2: 16, 3: 8}  # points along every axis, by number of coordinates
-READINGS = {**SIZES, products: SIZE}  # of cells, and the statistics that each gives
 SMALL = 1e-2  # weights, relative to their size, that the logarithmic feature resolves
 OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KINDS])
 
@@ -44,13 +42,13 @@ OUTPUTS = torch.tensor([kind in ("output", "input_output") for kind in NODE_KIND
 class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
-    Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer), `spectra`
-    (its singular values) or `products` (those of products with the layers before) these parts are left out. Where models
-    can be evaluated, training sets `lattice` (functions of one to three coordinates) or `probes` and leaves out spectra and
+    Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
+    (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one to three coordinates) or `probes` and leaves out spectra and
     the signals that imitate an evaluation, unless they are set by hand; signals also where edges are taps, as of kernels,
     which they do not imitate. Kernels are read by wider edges and three layers. Where nothing is evaluated, messages and
     statistics have a reader each (see `metanets.readout.Readers`), and where there are kernels as well, so have `principal`
-    layers of `metanets.modulated.ModulatedMessages`.
+    layers of `metanets.modulated.ModulatedMessages`; a kernel regression on statistics of weights (`feature_machine`) is
+    mixed with them.
     """
 
     width: int = Field(32, gt=0)
@@ -60,8 +58,8 @@ class GraphMetanetConfig(ReadoutConfig):
     signals: int = Field(256, ge=0, multiple_of=8)
     statistics: bool = True
     spectra: bool = True
-    products: bool = False
     principal: int = Field(0, ge=0)
+    feature_machine: bool = False
 
 
 class CellEncoder(nn.Module):
@@ -69,7 +67,7 @@ class CellEncoder(nn.Module):
 
     def __init__(self, width: int, read: Callable[[Models], Tensor]) -> None:
         super().__init__()
-        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read, READINGS[read])
+        self.statistics = CellStatistics(len(EDGE_KINDS), len(EDGE_OPS), read, SIZES[read])
         self.kind, self.op = nn.Embedding(len(EDGE_KINDS), width), nn.Embedding(len(EDGE_OPS), width)
         self.depth = nn.Embedding(DEPTH_BINS + 1, width)
         self.weights = perceptron(width, 2 * width, self.statistics.size * 2 * width)
@@ -176,12 +174,13 @@ class GraphMetanet(MetanetModule):
             Layer(width, config.edge_width, config.dropout, config.edge_updates and i < config.layers - 1)
             for i in range(config.layers)
         )
-        reads = [distribution] * config.statistics + [spectrum] * config.spectra + [products] * config.products
+        reads = [distribution] * config.statistics + [spectrum] * config.spectra
         self.cells = nn.ModuleDict({read.__name__: CellEncoder(width, read) for read in reads})
         messages = [2 * kinds * width, width + config.edge_width, *[2 * config.signals] * bool(config.signals)]
         self.principal = ModulatedMessages(width, config.principal) if config.principal else None
         principal = [] if self.principal is None else self.principal.sizes
-        self.readout = Readers([messages, [2 * width] * len(reads), principal], config)
+        groups = [messages, [2 * width] * len(reads), principal]
+        self.readout = Readers(groups, config, config.feature_machine)
 
     def calibrate(self, training: Sequence[Models]) -> None:
         self.statistics.fit(training)
@@ -246,7 +245,8 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
     """One reading of what the models do, unless one is set by hand: a lattice, else probes that begin at data, else signals.
 
     Signals imitate an evaluation only where no edge is the tap of a kernel or of another packed tensor; where some are,
-    messages have the sizes `KERNELS`, and are of two kinds if nothing is evaluated.
+    messages have the sizes `KERNELS`, and are of two kinds if nothing is evaluated. Then statistics are read by a kernel
+    regression as well.
     """
     taps = any(bool((models.topology.edge_position >= 0).any()) for models in training)
     sizes: dict[str, Any] = KERNELS if taps else {}
@@ -256,7 +256,8 @@ def adapt(training: Sequence[Models], fields: Mapping[str, Any]) -> dict[str, An
         return {**start, **fields, **probe_shapes(training, fields)}
     found = probed(training) if fields.get("probes") is None else None
     if found is None:
-        return {**sizes, "signals": 0, "principal": PRINCIPAL, **fields} if taps else {}
+        kinds = {**sizes, "signals": 0, "principal": PRINCIPAL} if taps else {}
+        return {**kinds, "feature_machine": True, **fields}
     shape = found["probe_shape"]
     dense = fields.get("lattice") is None and laid_out(shape)
     return {**start, **({"lattice": LATTICE[shape[0]]} if dense else {"probes": PROBES}), **fields, **found}

@@ -113,7 +113,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no statistics": {"statistics": False},
     "principal": {"principal": 2},
     "no spectra": {"spectra": False},
-    "products": {"products": True},
     "no messages": {"layers": 0},
     "probes": {"probes": 3, "probe_shape": (2,)},
     "lattice": {"lattice": 4, "probe_shape": (2,)},
@@ -146,7 +145,9 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
     assert found.adapt([with_function], {}) == {"lattice": LATTICE[2], **shapes}
     assert found.adapt([with_function], {"lattice": 0}) == {"probes": PROBES, "lattice": 0, **shapes}
     assert found.adapt([with_function], {"signals": 8}) == {"lattice": LATTICE[2], **shapes, "signals": 8}
-    assert found.adapt([with_function], {"probes": 0}) == found.adapt([with_function, without], {}) == {}
+    statistics = {"feature_machine": True}
+    assert found.adapt([with_function], {"probes": 0}) == {**statistics, "probes": 0}
+    assert found.adapt([with_function, without], {}) == statistics
     for fields in ({"probes": 5}, {"lattice": 4}):
         with pytest.raises(UserError, match="models must take one real tensor"):
             found.adapt([with_function, without], fields)
@@ -155,7 +156,7 @@ def test_a_lattice_is_read_where_models_have_coordinates_and_left_out_by_hand() 
 def test_kernels_have_sizes_of_their_own_and_signals_do_not_imitate_them() -> None:
     found, graph = metanet("graph_metanet"), topology(architecture("small_cnn")[2])
     cnns = Models(graph, torch.zeros(graph.edges, MODELS))
-    sizes = {**KERNELS, "principal": PRINCIPAL}
+    sizes = {**KERNELS, "principal": PRINCIPAL, "feature_machine": True}
     assert found.adapt([cnns], {}) == {"signals": 0, **sizes}
     by_hand = {"signals": 8, "probes": 0, "layers": 1}
     assert found.adapt([cnns], by_hand) == {**sizes, **by_hand}
@@ -169,6 +170,14 @@ def test_messages_are_of_two_kinds_where_there_are_kernels_and_nothing_is_evalua
         assert found.adapt(training, {"probes": 0, "principal": 0})["principal"] == 0
         assert "principal" not in found.adapt(training, {"probes": 4})
     assert "principal" not in found.adapt([perceptrons, models("siren")], {"probes": 0})
+
+
+def test_a_kernel_regression_reads_statistics_where_nothing_is_evaluated() -> None:
+    found = metanet("graph_metanet")
+    for training in ([models("small_cnn")], [models("mlp"), models("siren")]):
+        assert found.adapt(training, {"probes": 0})["feature_machine"] is True
+        assert found.adapt(training, {"probes": 0, "feature_machine": False})["feature_machine"] is False
+        assert "feature_machine" not in found.adapt(training[:1], {"probes": 4})
 
 
 def test_weight_tasks_leave_out_what_enters_no_outputs_of_edges() -> None:

@@ -49,8 +49,7 @@ def test_it_is_the_regression_on_standardised_answers_whose_penalty_leaves_one_o
     reader, of = ridge(), cnns()
     targets, outputs = wanted(of)
     reader.begin([of], [Wanted(targets, outputs)])
-    assert of.function is not None
-    answers = reader.answers(of.function)
+    answers = reader.features(of)
     features = (answers - answers.mean(0)) / answers.std(0, correction=0)
 
     def regression(penalty: float, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +86,7 @@ def test_without_numbers_to_predict_or_to_read_there_is_none() -> None:
     of, net = cnns(), Readers([[4]], CONFIG).double().eval()
     features = [[torch.zeros(len(of), 4, dtype=torch.float64)]]
     assert net(features, of).members is None
-    reader = net.head.ridge
-    assert reader is not None
+    (reader,) = net.head.regressions
     reader.begin([of], None)
     assert of.function is not None
     broken = cnns(tensors={name: torch.full_like(t, torch.nan) for name, t in of.function.tensors.items()})
@@ -122,7 +120,7 @@ def test_a_regression_is_prepared_with_ranks_of_its_targets_and_classes_without(
     for kind, fitted in (("regression", True), ("classification", False)):
         predictor = Predictor(found.build(config, 0), kind).eval()
         predictor.prepare(batch, data.targets[data.rows("train")])
-        reader = predictor.metanet.readout.head.ridge
+        (reader,) = predictor.metanet.readout.head.regressions
         assert bool(reader.fitted) is fitted
         if fitted:
             ranks = torch.cat([predictor.ranks(targets) for _, targets in batch])
