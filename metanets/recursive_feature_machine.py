@@ -37,7 +37,7 @@ SHAPED = ("support", "coefficients", "relevance", "constant")  # buffers as larg
 class RecursiveFeatureMachine(Regression):
     """v = c + Σ_j α_j exp(−‖x − x_j‖_M / L), with ‖z‖_M² = Σ_k M_k z_k² and statistics x_j of training models.
 
-    M begins at one; then ROUNDS times M_k = mean_j (∂v/∂x_k at x_j)², over its largest, and α is solved again, with the
+    M begins at one; then ROUNDS times M_k = mean_j (∂v/∂x_k at x_j)², over their sum, and α is solved again, with the
     bandwidth L and the penalty that predict every training model best from the others. Statistics are those of
     `metanets.cells` with 15 quantiles, and `metanets.products`, standardised; of a cell that a model does not have, zero.
     """
@@ -85,7 +85,7 @@ class RecursiveFeatureMachine(Regression):
             coefficients, bandwidth, sensitivity = solved(support, (values - mean) / deviation)
             if done < ROUNDS:
                 relevance = relevance * sensitivity  # ∂v/∂x is √M times ∂v/∂(x √M)
-                relevance = relevance / relevance.max().clamp_min(1e-300)
+                relevance = relevance / relevance.sum().clamp_min(1e-300)
         found = (support, deviation * coefficients, relevance, mean)
         self.support, self.coefficients, self.relevance, self.constant = (part.to(self.knots.dtype) for part in found)
         self.bandwidth.copy_(bandwidth)
