@@ -55,15 +55,21 @@ class Regression(Prepared):
         """What the regression says, `[M]`."""
 
     @torch.no_grad()
-    def begin(self, training: Sequence[Models], wanted: Sequence[Wanted] | None) -> None:
-        """Fit it; where no numbers are wanted, or features are no numbers, it is not fitted."""
-        if wanted is None:
-            return
+    def read(self, training: Sequence[Models]) -> tuple[Tensor, Tensor]:
+        """Features of the models that it is to be fitted to, `[n, F]`, and their rows, counted through all architectures."""
         self.ready(training)
         rows = at_most(sum(map(len, training)), self.most)
         features = torch.cat([
             self.features(few.to(self.knots.dtype)) for models in chosen(training, rows) for few in parts(models)
-        ]).double()  # fmt: skip
+        ])  # fmt: skip
+        return features.double(), rows
+
+    @torch.no_grad()
+    def begin(self, training: Sequence[Models], wanted: Sequence[Wanted] | None) -> None:
+        """Fit it; where no numbers are wanted, or features are no numbers, it is not fitted."""
+        if wanted is None:
+            return
+        features, rows = self.read(training)
         if not features.isfinite().all():
             return
         values, outputs = (torch.cat(part)[rows].double() for part in zip(*wanted, strict=True))

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from metanets.baseline import Baseline, register
-from metanets.probes import at_most
-from metanets.recursive_feature_machine import SUPPORT, RecursiveFeatureMachine
-from metanets.regression import chosen
+from metanets.recursive_feature_machine import RecursiveFeatureMachine
 from metanets.training.data import WeightData
 from modelzoo.errors import UserError
 from modelzoo.family import Paper
@@ -23,10 +21,8 @@ from modelzoo.family import Paper
 def fit(data: WeightData, seed: int) -> NDArray[Any]:
     """Predictions for every model, `[model]`; nothing in it is random."""
     machine, batch = RecursiveFeatureMachine().double(), data.training_batch()
-    training, targets = [models for models, _ in batch], torch.cat([own for _, own in batch])
-    machine.ready(training)
-    rows = at_most(len(targets), SUPPORT)
-    features = torch.cat([machine.features(models) for models in chosen(training, rows)])
+    targets = torch.cat([own for _, own in batch])
+    features, rows = machine.read([models for models, _ in batch])
     if not features.isfinite().all():
         raise UserError("weights of some models are too large for statistics of them; leave these models out.")
     classes = data.kind == "classification"
