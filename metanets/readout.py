@@ -12,7 +12,6 @@ from metanets.batching import Models
 from metanets.metanet import MetanetConfig, Prediction
 from metanets.probes import Lattice, Probes, ProbeStart
 from metanets.recursive_feature_machine import RecursiveFeatureMachine
-from metanets.regression import Regression
 from metanets.ridge import Ridge
 
 Feature = TypeVar("Feature")
@@ -120,10 +119,7 @@ class Mixture(nn.Module):
 
     def said(self, models: Models) -> list[Tensor]:
         """Outputs of the regressions that are fitted; none while others train."""
-        found = (
-            [] if self.training else [part for part in self.regressions if isinstance(part, Regression) and part.fitted]
-        )
-        return [part(models) for part in found]
+        return [] if self.training else [part(models) for part in self.regressions if part.fitted]
 
     def forward(self, found: Sequence[Prediction], models: Models) -> Prediction:
         """Of the readers that learn, with their embeddings one after the other."""
@@ -165,7 +161,7 @@ class Mixture(nn.Module):
 
         search.step(evaluate)
         shares = scores.detach().softmax(0)
-        self.shares[: len(shares)] = shares  # what is not fitted has no share
+        self.shares[: len(shares)] = shares  # of what is fitted; others are not read
         return self.mixed(members, shares)
 
 

@@ -28,9 +28,7 @@ READINGS: tuple[tuple[Callable[[Models], Tensor], int], ...] = (
 SUPPORT = 2048  # models that it is fitted to, at most: time grows as their cube
 ROUNDS = 2  # of weighting features
 BANDWIDTHS = (1.0, 2.0, 4.0)  # relative to the root mean square distance of two models
-PENALTIES = tuple(
-    10 ** (k / 2) for k in range(-8, 3)
-)  # with the bandwidth, the best is chosen by leaving one model out
+PENALTIES = tuple(10 ** (k / 2) for k in range(-8, 3))  # the best, and the best bandwidth, leave one model out
 SHAPED = ("support", "coefficients", "relevance", "constant")  # buffers as large as the training models make them
 
 
