@@ -169,7 +169,7 @@ def build(config: TrainingConfig, training: Models) -> MetanetModule:
     """The metanet of a config, fitted to an architecture and calibrated.
 
     Readings that enter embeddings, but no outputs of edges or neurons, are off unless they are set by hand: answers of the
-    models (probes, a lattice) and principal messages.
+    models (probes, a lattice), principal messages and a kernel regression on statistics.
     """
     found = metanet(config.metanet)
     fields: dict[str, Any] = {name: 0 for name in EMBEDDED_ONLY if name in found.config.model_fields}
