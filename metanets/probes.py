@@ -138,7 +138,8 @@ class Probes(Prepared):
         if self.start == "data":
             self.first.copy_(examples(training, len(self.first)))
         read = torch.cat([
-            self.read(few.to(self.first.dtype)) for models in training for few in some(function_of(models), STANDARD)
+            self.read(function_of(few.to(self.first.dtype)))
+            for models in training for few in some(models, at_most(len(models), STANDARD))
         ])  # fmt: skip
         self.mean.copy_(read.mean(0))
         deviation = read.std(0, correction=0)
@@ -156,11 +157,10 @@ class Probes(Prepared):
         return (self.read(function_of(models)) - self.mean) * self.scale
 
 
-def some(function: ModelFunction, count: int) -> Iterator[ModelFunction]:
-    """At most so many of the models, at even distances, a few at a time."""
-    models = len(next(iter(function.tensors.values())))
-    for part in at_most(models, count).split(TOGETHER):
-        yield function.rows(part)
+def some(models: Models, rows: Tensor) -> Iterator[Models]:
+    """Models of these rows, a few at a time."""
+    for part in rows.split(TOGETHER):
+        yield models.rows(part)
 
 
 class Lattice(nn.Module):

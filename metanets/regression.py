@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metanets.batching import Models
 from metanets.metanet import Prepared, Wanted
-from metanets.probes import TOGETHER, at_most, evenly
+from metanets.probes import at_most, evenly, some
 
 KNOTS = 65  # of the outputs that stand for values, as many as `metanets.training.module.Ranks` has
 
@@ -60,7 +60,8 @@ class Regression(Prepared):
         self.ready(training)
         rows = at_most(sum(map(len, training)), self.most)
         features = torch.cat([
-            self.features(few.to(self.knots.dtype)) for models in chosen(training, rows) for few in parts(models)
+            self.features(few.to(self.knots.dtype))
+            for models, own in chosen(training, rows) if len(own) for few in some(models, own)
         ])  # fmt: skip
         return features.double(), rows
 
@@ -87,17 +88,9 @@ class Regression(Prepared):
         return (lowest + share * (highest - lowest))[:, None]
 
 
-def chosen(training: Sequence[Models], rows: Tensor) -> Iterator[Models]:
-    """Models of these rows, counted through all architectures."""
+def chosen(training: Sequence[Models], rows: Tensor) -> Iterator[tuple[Models, Tensor]]:
+    """Every architecture's models with those of the rows that are its own; rows are counted through all architectures."""
     first = 0
     for models in training:
-        own = rows[(rows >= first) & (rows < first + len(models))] - first
-        if len(own):
-            yield models.rows(own)
+        yield models, rows[(rows >= first) & (rows < first + len(models))] - first
         first += len(models)
-
-
-def parts(models: Models) -> Iterator[Models]:
-    """The same models, a few at a time."""
-    for rows in torch.arange(len(models)).split(TOGETHER):
-        yield models.rows(rows)

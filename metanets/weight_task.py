@@ -108,12 +108,8 @@ class WeightTask:
             return self.prepare(block, config, **self.config.model_dump())
 
 
-EMBEDDED_ONLY = (
-    "probes",
-    "lattice",
-    "principal",
-    "feature_machine",
-)  # fields of readings that enter no outputs of edges or neurons
+# Fields of readings that enter no outputs of edges or neurons.
+EMBEDDED_ONLY = ("probes", "lattice", "principal", "feature_machine")
 _REGISTRY = Registry[WeightTask]("weight task", "metanets.weight_tasks", "metazoo weight-tasks")
 
 

@@ -43,12 +43,12 @@ class GraphMetanetConfig(ReadoutConfig):
     """Sizes of a `GraphMetanet`, each optional part a switch.
 
     Without `signals`, `edge_updates`, `statistics` (mean, spread and quantiles of the weights of every layer) or `spectra`
-    (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one to three coordinates) or `probes` and leaves out spectra and
-    the signals that imitate an evaluation, unless they are set by hand; signals also where edges are taps, as of kernels,
-    which they do not imitate. Kernels are read by wider edges and three layers. Where nothing is evaluated, messages and
-    statistics have a reader each (see `metanets.readout.Readers`), and where there are kernels as well, so have `principal`
-    layers of `metanets.modulated.ModulatedMessages`; a kernel regression on statistics of weights (`feature_machine`) is
-    mixed with them.
+    (its singular values) these parts are left out. Where models can be evaluated, training sets `lattice` (functions of one
+    to three coordinates) or `probes` and leaves out spectra and the signals that imitate an evaluation, unless they are set
+    by hand; signals also where edges are taps, as of kernels, which they do not imitate. Kernels are read by wider edges and
+    three layers. Where nothing is evaluated, messages and statistics have a reader each (see `metanets.readout.Readers`), and
+    where there are kernels as well, so have `principal` layers of `metanets.modulated.ModulatedMessages`; a kernel regression
+    on statistics of weights (`feature_machine`) is mixed with them.
     """
 
     width: int = Field(32, gt=0)
